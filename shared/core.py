@@ -1,0 +1,82 @@
+"""The shape of every state machine in the platform: events in, effects out, one door."""
+
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+from shared.topics import Address, M
+
+E_contra = TypeVar("E_contra", contravariant=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Time has passed. The only way a core learns that anything can be overdue."""
+
+
+@dataclass(frozen=True, slots=True)
+class LinkUp:
+    """This process can reach the broker (again). ``resumed``: the broker kept our session."""
+
+    resumed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class LinkDown:
+    """This process lost the broker. Silence says nothing about anybody until it is back."""
+
+
+class Effect:
+    """Something the core wants done. The shell does it, in order, and says nothing back."""
+
+    __slots__ = ()
+
+
+class Work(Effect):
+    """An effect that takes time. The shell runs it aside and feeds the result back as an event."""
+
+    __slots__ = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Publish(Effect, Generic[M]):
+    """Send one message. Never blocks: it waits in a bounded outbox while the link is down.
+
+    ``retain`` overrides nothing; a retained topic is cleared with :class:`Clear`.
+    """
+
+    to: Address[M]
+    message: M
+
+
+@dataclass(frozen=True, slots=True)
+class Clear(Effect, Generic[M]):
+    """Delete the retained fact at this address."""
+
+    to: Address[M]
+
+
+@dataclass(frozen=True, slots=True)
+class Ignore(Effect):
+    """The core looked at the event and decided to do nothing. Counted, never silent."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A piece of work raised. The core decides what that means."""
+
+    work: Work
+    reason: str
+
+
+class Core(Protocol[E_contra]):
+    """A plain synchronous object with one door. No I/O, clock, randomness, asyncio or logging."""
+
+    def step(self, event: E_contra, now: float) -> list[Effect]:
+        """Take one event at monotonic time ``now`` (seconds) and say what is to be done."""
+        ...
+
+    def check(self) -> None:
+        """Assert every invariant. Tests and simulations call it after each step."""
+        ...
