@@ -106,7 +106,9 @@ def _checked(body: bytes) -> Abi:
     for tensor in _tensors(abi):
         known = tensor.dtype in ITEM_BYTES and all(size >= 0 for size in tensor.shape)
         if not known or not 0 <= tensor.offset <= tensor.offset + tensor.nbytes <= abi.memory_bytes:
-            raise Unreadable(f"{SECTION}: tensor {tensor.name!r} is not of a known type or outside the memory")
+            raise Unreadable(
+                f"{SECTION}: tensor {tensor.name!r} is not of a known type or outside the memory"
+            )
         if tensor.offset % ITEM_BYTES[tensor.dtype]:
             raise Unreadable(f"{SECTION}: tensor {tensor.name!r} is not aligned to its items")
     return abi

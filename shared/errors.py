@@ -1,16 +1,16 @@
 """The error tree.
 
-    ShoalError
-    ├── RemoteError            a peer sent nonsense: count it and go on
-    │   ├── Unreadable         bytes that are not the message the topic carries
-    │   └── TooLarge           more bytes than the topic allows; nobody decoded them
-    ├── LocalError             our own bug: the service stops and prints its story
-    │   └── InvalidTransition  a core asked for a move that its table forbids
-    ├── ConfigError            the operator's settings can't work; the message says which and why
-    ├── Unavailable            try later: no link, no room
-    └── RequestFailed          a request has no result
-        ├── Refused            definite: it did not happen, a retry is safe
-        └── TimedOut           indefinite: it may have happened
+ShoalError
+├── RemoteError            a peer sent nonsense: count it and go on
+│   ├── Unreadable         bytes that are not the message the topic carries
+│   └── TooLarge           more bytes than the topic allows; nobody decoded them
+├── LocalError             our own bug: the service stops and prints its story
+│   └── InvalidTransition  a core asked for a move that its table forbids
+├── ConfigError            the operator's settings can't work; the message says which and why
+├── Unavailable            try later: no link, no room
+└── RequestFailed          a request has no result
+    ├── Refused            definite: it did not happen, a retry is safe
+    └── TimedOut           indefinite: it may have happened
 """
 
 

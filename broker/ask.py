@@ -1,0 +1,97 @@
+"""Request -> exactly one reply, or a deadline. The calling side.
+
+A caller learns *definite* (:class:`Refused`: it did not happen) or *indefinite* (:class:`TimedOut`: it may
+have), because that decides whether a retry is safe. Replies are matched by correlation; the second answer
+to one request (a retry elsewhere whose first attempt lived after all) is counted and dropped.
+"""
+
+import asyncio
+import itertools
+from collections.abc import Callable
+
+from broker.bus import Bus, Delivery
+from broker.service import properties_of
+from shared.core import Publish
+from shared.errors import RemoteError, Refused, TimedOut
+from shared.messages import Reply, ReplyStatus, Request
+from shared.topics import APP_REPLY, REPLY, Address, M, Topic
+from shared.wire import decode, encode
+
+WAITING_MAX = 4096
+
+
+class Asker:
+    """Sends requests over a bus and waits for their replies. One per process and caller id.
+
+    ``session``: something no other process with the same caller id uses; it keeps correlations apart.
+    """
+
+    def __init__(self, bus: Bus, caller: str, session: str) -> None:
+        self.late = 0
+        self._bus, self._session = bus, session
+        self._numbers = itertools.count(1)
+        self._waiting: dict[str, asyncio.Future[Reply]] = {}
+        self._topics: tuple[Topic[Reply], ...] = (APP_REPLY, REPLY)
+        filters = [APP_REPLY.filter_for(app=caller), REPLY.filter_for(caller=caller)]
+        self._subscription = bus.subscribe(filters, self._answered)
+
+    def close(self) -> None:
+        """Stop listening; requests in flight end as indefinite."""
+        self._subscription.close()
+        for future in self._waiting.values():
+            if not future.done():
+                future.set_exception(TimedOut("closed", "the caller went away before the reply"))
+
+    async def ask(self, to: Address[M], build: Callable[[str, float], M], budget_s: float) -> Reply:
+        """Send ``build(correlation, budget_s)`` to ``to`` and return the reply.
+
+        Raises :class:`Refused` when it certainly did not happen, :class:`TimedOut` when nobody knows.
+        """
+        if len(self._waiting) >= WAITING_MAX:
+            raise Refused("overloaded", f"{WAITING_MAX} requests are waiting already; slow down")
+        correlation = f"{self._session}{next(self._numbers):x}"
+        future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        self._waiting[correlation] = future
+        try:
+            self._send(Publish(to, build(correlation, budget_s)))
+            async with asyncio.timeout(budget_s):
+                return checked(await future)
+        except TimeoutError:
+            raise TimedOut("deadline", f"no reply on {to} within {budget_s:g} s") from None
+        finally:
+            del self._waiting[correlation]
+
+    def _send(self, effect: Publish[M]) -> None:
+        topic, message = effect.to.topic, effect.message
+        assert isinstance(message, Request)
+        payload = encode(message)
+        if len(payload) > topic.bytes_max:
+            raise Refused("too-large", f"the request is {len(payload)} bytes; the limit is {topic.bytes_max}")
+        if not self._bus.publish(
+            effect.to.name, payload, qos=topic.qos, properties=properties_of(topic, message)
+        ):
+            raise Refused("outbox-full", "the broker does not take messages fast enough; try again later")
+
+    def _answered(self, delivery: Delivery) -> None:
+        topic = self._topics[delivery.topic.startswith("node/")]
+        try:
+            reply = decode(topic, delivery.payload)
+        except RemoteError:
+            self.late += 1
+            return
+        future = self._waiting.get(reply.correlation)
+        if future is None or future.done():
+            self.late += 1
+        else:
+            future.set_result(reply)
+
+
+def checked(reply: Reply) -> Reply:
+    """The reply itself when it is good; otherwise raise what it says."""
+    match reply.status:
+        case ReplyStatus.OK:
+            return reply
+        case ReplyStatus.REFUSED:
+            raise Refused(reply.code, reply.detail)
+        case ReplyStatus.FAILED:
+            raise TimedOut(reply.code, reply.detail)

@@ -1,0 +1,167 @@
+"""Configuration: a frozen value, made once from TOML and the environment, then passed down.
+
+``SHOAL_<SECTION>_<KEY>`` in the environment overrides ``key`` under ``[section]`` of the file. Unknown keys
+are errors: a misspelt limit must not be a silent default.
+"""
+
+import tomllib
+from collections.abc import Mapping
+from typing import Any, TypeVar
+from urllib.parse import unquote, urlsplit
+
+import msgspec
+
+from shared.errors import ConfigError
+from shared.ids import is_id
+
+C = TypeVar("C")
+
+_PREFIX = "SHOAL_"
+_PORTS = {"mqtt": 1883, "mqtts": 8883, "ws": 9001, "wss": 9443}
+
+
+class BrokerAddress(msgspec.Struct, frozen=True):
+    """Where the broker is and who we are to it."""
+
+    scheme: str
+    host: str
+    port: int
+    username: str | None = None
+    password: str | None = None
+
+    @property
+    def tls(self) -> bool:
+        """Whether the connection is encrypted."""
+        return self.scheme in ("mqtts", "wss")
+
+
+def broker_address(url: str) -> BrokerAddress:
+    """Parse ``mqtt://[user[:password]@]host[:port]`` (or ``mqtts``, ``ws``, ``wss``)."""
+    try:
+        parts = urlsplit(url if "://" in url else f"mqtt://{url}")
+        port = parts.port
+    except ValueError as error:
+        raise ConfigError(f"{url!r} is not a broker address: {error}") from None
+    if parts.scheme not in _PORTS or not parts.hostname:
+        raise ConfigError(f"{url!r} is not a broker address; write mqtt://host:1883 or mqtts://user@host")
+    return BrokerAddress(
+        parts.scheme,
+        parts.hostname,
+        port or _PORTS[parts.scheme],
+        unquote(parts.username) if parts.username else None,
+        unquote(parts.password) if parts.password else None,
+    )
+
+
+class BrokerSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How to reach the broker. ``password_file``: kept out of the process list; ``ca``, ``cert``, ``key``:
+    PEM files. ``protocol`` 4 is MQTT 3.1.1."""
+
+    url: str = "mqtt://127.0.0.1:1883"
+    username: str = ""
+    password: str = ""
+    password_file: str = ""
+    ca: str = ""
+    cert: str = ""
+    key: str = ""
+    protocol: int = 5
+    keepalive_s: int = 30
+
+
+class DeviceSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One edge device. ``cloud_key``: Ed25519 public key (hex) whose manifests it trusts."""
+
+    node: str = ""
+    data: str = ".shoal/edge"
+    labels: dict[str, str] = {}
+    cloud_key: str = ""
+    heartbeat_s: float = 10.0
+    telemetry_s: float = 5.0
+    session_expiry_s: int = 3600
+    slots: int = 1
+    queue_max: int = 256
+    module_memory_bytes_max: int = 256 << 20
+    deadline_s: float = 10.0
+    benchmark_s: float = 1.0
+
+
+class BalancerSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Seed weights of the score: how much each kind of evidence counts. 1 is the measured value itself."""
+
+    state: float = 1.0
+    capability: float = 1.0
+    latency: float = 1.0
+    load: float = 1.0
+    suspect_penalty: float = 4.0
+    waiting_max: int = 4096
+
+
+class CloudSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The cloud process. ``store``: an SQLAlchemy URL, or empty for SQLite in ``data``."""
+
+    data: str = ".shoal/cloud"
+    store: str = ""
+    http_host: str = "127.0.0.1"
+    http_port: int = 8080
+    upload_bytes_max: int = 512 << 20
+
+
+class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Everything a process of a fleet can be told."""
+
+    fleet: str = "main"
+    broker: BrokerSection = BrokerSection()
+    device: DeviceSection = DeviceSection()
+    cloud: CloudSection = CloudSection()
+    balancer: BalancerSection = BalancerSection()
+
+
+def parse(toml: str, environ: Mapping[str, str], *overrides: Mapping[str, Any]) -> Config:
+    """Read a file's text, then the environment, then ``overrides`` (nested maps; what is None is absent).
+
+    Raises :class:`ConfigError` that names the key and what it may be.
+    """
+    try:
+        tree: dict[str, Any] = tomllib.loads(toml)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"the configuration file is not TOML: {error}") from None
+    _merge(tree, _from_environment(environ))
+    for override in overrides:
+        _merge(tree, override)
+    try:
+        config = msgspec.convert(tree, Config, strict=False)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"configuration: {error}") from None
+    if not is_id(config.fleet):
+        raise ConfigError(f"fleet = {config.fleet!r}: use 1 to 64 of a-z, 0-9 and '-'")
+    return config
+
+
+def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
+    """``SHOAL_FLEET`` and ``SHOAL_DEVICE_NODE`` -> {"fleet": ..., "device": {"node": ...}}."""
+    sections = {name for name in Config.__struct_fields__ if name != "fleet"}
+    tree: dict[str, Any] = {}
+    for name, value in environ.items():
+        if not name.startswith(_PREFIX):
+            continue
+        section, _, key = name[len(_PREFIX) :].lower().partition("_")
+        if section == "fleet" and not key:
+            tree["fleet"] = value
+        elif section in sections and key:
+            tree.setdefault(section, {})[key] = _labels(value) if key == "labels" else value
+    return tree
+
+
+def _labels(text: str) -> dict[str, str]:
+    """``region=eu,site=a`` -> a map."""
+    return dict(pair.split("=", 1) for pair in text.split(",") if "=" in pair)
+
+
+def _merge(into: dict[str, Any], update: Mapping[str, Any]) -> None:
+    for key, value in update.items():
+        if isinstance(value, Mapping) and isinstance(into.get(key), dict) and key != "labels":
+            _merge(into[key], value)
+        elif isinstance(value, Mapping):
+            into[key] = {name: one for name, one in value.items() if one is not None}
+        elif value is not None:
+            into[key] = value

@@ -1,0 +1,209 @@
+"""The platform's vocabulary: every topic, the message it carries, who may write it, how it travels.
+
+If a message is not in this table, nobody sends it. Everything that must agree about topics
+(subscriptions, the broker's access rules, ``docs/topics.md``) is derived from here.
+
+Topics stand under the root ``shoal/1/{fleet}``; the bus adds and removes the root, so that addresses here
+are relative. ``docs/topics.md`` is generated from this file.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Generic, TypeVar
+
+from shared import messages as m
+from shared.ids import checked_id
+
+M = TypeVar("M", bound=m.Message)
+
+PROTOCOL = "shoal/1"
+CHUNK_BYTES = 96 * 1024  # AWS IoT refuses more than 128 KB; one chunk must not hold up control traffic.
+KIB = 1024
+MIB = 1024 * 1024
+
+
+class Writer(StrEnum):
+    """The only party that may publish on a topic. No topic has two writers."""
+
+    DEVICE = "device"
+    CLOUD = "cloud"
+    APP = "app"
+
+
+@dataclass(frozen=True, slots=True)
+class Address(Generic[M]):
+    """A concrete topic name that still knows what may be sent to it."""
+
+    topic: "Topic[M]"
+    name: str
+
+    def __str__(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True, slots=True)
+class Topic(Generic[M]):
+    """A topic pattern with named holes, and the one message type it carries.
+
+    ``expiry_s``: how long a broker keeps the message for a subscriber that is away (MQTT 5 message
+    expiry); None: as long as the session, or for ever where retained. ``bytes_max``: a longer payload is
+    refused before it is decoded.
+    """
+
+    pattern: str
+    message: type[M]
+    writer: Writer
+    qos: int
+    retain: bool = False
+    expiry_s: int | None = None
+    bytes_max: int = 64 * KIB
+    note: str = ""
+
+    @property
+    def filter(self) -> str:
+        """The pattern as an MQTT subscription: every hole becomes ``+``."""
+        return "/".join("+" if _is_hole(level) else level for level in self.pattern.split("/"))
+
+    def filter_for(self, **ids: str) -> str:
+        """The subscription with the given holes filled in, the rest ``+``."""
+        return "/".join(
+            checked_id(ids[level[1:-1]])
+            if level[1:-1] in ids and _is_hole(level)
+            else "+"
+            if _is_hole(level)
+            else level
+            for level in self.pattern.split("/")
+        )
+
+    def at(self, **ids: str) -> Address[M]:
+        """The address of this topic for these ids. Raises ``ValueError`` for an unusable id."""
+        for what, value in ids.items():
+            checked_id(value, what)
+        return Address(self, self.pattern.format(**ids))
+
+    def ids(self, name: str) -> dict[str, str] | None:
+        """The ids in a concrete topic name, or None if it is not one of ours."""
+        ours, theirs = self.pattern.split("/"), name.split("/")
+        if len(ours) != len(theirs):
+            return None
+        found = {}
+        for level, value in zip(ours, theirs, strict=True):
+            if _is_hole(level):
+                found[level[1:-1]] = value
+            elif level != value:
+                return None
+        return found
+
+
+def _is_hole(level: str) -> bool:
+    return level.startswith("{")
+
+
+def root(fleet: str) -> str:
+    """The prefix of every topic of a fleet."""
+    return f"{PROTOCOL}/{checked_id(fleet, 'fleet name')}"
+
+
+_D, _C, _A = Writer.DEVICE, Writer.CLOUD, Writer.APP
+
+PRESENCE = Topic(
+    "node/{node}/up/presence",
+    m.Presence,
+    _D,
+    qos=1,
+    retain=True,
+    bytes_max=4 * KIB,
+    note="also the last will",
+)
+BIRTH = Topic(
+    "node/{node}/up/birth",
+    m.Birth,
+    _D,
+    qos=1,
+    retain=True,
+    bytes_max=16 * KIB,
+    note="after SUBACK, and on request",
+)
+HEARTBEAT = Topic("node/{node}/up/heartbeat", m.Heartbeat, _D, qos=0, expiry_s=20, bytes_max=8 * KIB)
+TELEMETRY = Topic(
+    "node/{node}/up/telemetry/{stream}",
+    m.TelemetryBatch,
+    _D,
+    qos=1,
+    expiry_s=3600,
+    bytes_max=256 * KIB,
+    note="JSON is read too",
+)
+REPORTED = Topic(
+    "node/{node}/up/reported/models", m.ReportedModels, _D, qos=1, retain=True, bytes_max=256 * KIB
+)
+WANT = Topic("node/{node}/up/want", m.Want, _D, qos=1, expiry_s=60)
+REPLY = Topic(
+    "node/{node}/up/reply/{caller}",
+    m.Reply,
+    _D,
+    qos=1,
+    expiry_s=60,
+    bytes_max=MIB,
+    note="caller and cloud both hear it, with no extra hop",
+)
+
+DESIRED = Topic(
+    "node/{node}/down/desired/models", m.DesiredModels, _C, qos=1, retain=True, bytes_max=256 * KIB
+)
+INFER = Topic(
+    "node/{node}/down/infer/{model}",
+    m.InferCommand,
+    _C,
+    qos=1,
+    expiry_s=60,
+    bytes_max=MIB,
+    note="expiry: the budget left",
+)
+COMMAND = Topic("node/{node}/down/command/{verb}", m.Command, _C, qos=1, expiry_s=60, bytes_max=8 * KIB)
+
+MANIFEST = Topic("all/manifest/{artifact}", m.Manifest, _C, qos=1, retain=True, bytes_max=512 * KIB)
+CHUNK = Topic("all/chunk/{artifact}/{index}", m.Chunk, _C, qos=1, expiry_s=60, bytes_max=CHUNK_BYTES + KIB)
+CLOUD = Topic(
+    "all/cloud", m.CloudPresence, _C, qos=1, retain=True, bytes_max=4 * KIB, note="also the cloud's will"
+)
+
+APP_INFER = Topic("app/{app}/request/infer", m.InferAsk, _A, qos=1, expiry_s=60, bytes_max=MIB)
+APP_QUERY = Topic("app/{app}/request/query", m.Query, _A, qos=1, expiry_s=60, bytes_max=8 * KIB)
+APP_UPLOAD = Topic("app/{app}/request/upload", m.Upload, _A, qos=1, expiry_s=60, bytes_max=CHUNK_BYTES + KIB)
+APP_DEPLOY = Topic("app/{app}/request/deploy", m.Deploy, _A, qos=1, expiry_s=60, bytes_max=64 * KIB)
+APP_COMMAND = Topic("app/{app}/request/command", m.NodeCommand, _A, qos=1, expiry_s=60, bytes_max=8 * KIB)
+APP_REPLY = Topic(
+    "app/{app}/reply", m.Reply, _C, qos=1, expiry_s=60, bytes_max=MIB, note="answers that no device gives"
+)
+
+ALL: tuple[Topic[Any], ...] = (
+    PRESENCE,
+    BIRTH,
+    HEARTBEAT,
+    TELEMETRY,
+    REPORTED,
+    WANT,
+    REPLY,
+    DESIRED,
+    INFER,
+    COMMAND,
+    MANIFEST,
+    CHUNK,
+    CLOUD,
+    APP_INFER,
+    APP_QUERY,
+    APP_UPLOAD,
+    APP_DEPLOY,
+    APP_COMMAND,
+    APP_REPLY,
+)
+
+
+def find(name: str) -> tuple[Topic[Any], dict[str, str]] | None:
+    """The topic that a relative name belongs to, and the ids in it."""
+    for topic in ALL:
+        ids = topic.ids(name)
+        if ids is not None:
+            return topic, ids
+    return None

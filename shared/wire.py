@@ -1,0 +1,74 @@
+"""Bytes to messages and back. Size before decode, typed decode, nothing else.
+
+Messages are MessagePack maps. Where a plain MQTT device may speak (telemetry), JSON is read too: its
+first byte is ``{``, which no MessagePack map begins with.
+"""
+
+from functools import cache
+from typing import Any, Protocol, TypeVar
+
+import msgspec
+
+from shared.errors import TooLarge, Unreadable
+from shared.messages import Message, Sample, TelemetryBatch
+from shared.topics import TELEMETRY, M, Topic
+
+T = TypeVar("T")
+
+_encoder = msgspec.msgpack.Encoder()
+_flat_json = msgspec.json.Decoder(dict[str, float | int | bool])
+
+_BAD = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+
+
+class _Decoder(Protocol):
+    def decode(self, payload: bytes, /) -> Any: ...
+
+
+@cache
+def _msgpack(of: Any) -> _Decoder:
+    return msgspec.msgpack.Decoder(of)
+
+
+@cache
+def _json(of: Any) -> _Decoder:
+    return msgspec.json.Decoder(of)
+
+
+def encode(message: Message) -> bytes:
+    """The payload of a message."""
+    return _encoder.encode(message)
+
+
+def packed(value: Any) -> msgspec.Raw:
+    """Any value of the vocabulary, packed for a ``Raw`` field (a reply's body, a request's inputs)."""
+    return msgspec.Raw(_encoder.encode(value))
+
+
+def unpacked(raw: msgspec.Raw | bytes, of: type[T]) -> T:
+    """The typed value inside a ``Raw`` field. Raises :class:`Unreadable`."""
+    try:
+        kind: Any = of
+        return _msgpack(kind).decode(bytes(raw))  # type: ignore[no-any-return]
+    except _BAD as error:
+        raise Unreadable(f"not a {getattr(of, '__name__', of)}: {error}") from None
+
+
+def decode(topic: Topic[M], payload: bytes) -> M:
+    """The message on a topic. Raises :class:`TooLarge` before a look inside, :class:`Unreadable` after."""
+    if len(payload) > topic.bytes_max:
+        raise TooLarge(f"{len(payload)} bytes on {topic.pattern}; the limit is {topic.bytes_max}")
+    try:
+        if payload[:1] == b"{" and topic is TELEMETRY:
+            return _plain_telemetry(payload)  # type: ignore[return-value]
+        return _msgpack(topic.message).decode(payload)  # type: ignore[no-any-return]
+    except _BAD as error:
+        raise Unreadable(f"{topic.pattern}: {error}") from None
+
+
+def _plain_telemetry(payload: bytes) -> TelemetryBatch:
+    """JSON from a device that is not ours: a whole batch, or one flat object of numbers (time unknown: 0)."""
+    if b'"samples"' in payload:
+        return _json(TelemetryBatch).decode(payload)  # type: ignore[no-any-return]
+    values = {name: float(value) for name, value in _flat_json.decode(payload).items()}
+    return TelemetryBatch(samples=(Sample(0.0, values),))
