@@ -12,7 +12,7 @@ from collections.abc import Callable
 from broker.bus import Bus, Delivery
 from broker.service import properties_of
 from shared.core import Publish
-from shared.errors import RemoteError, Refused, TimedOut
+from shared.errors import Refused, RemoteError, TimedOut
 from shared.messages import Reply, ReplyStatus, Request
 from shared.topics import APP_REPLY, REPLY, Address, M, Topic
 from shared.wire import decode, encode

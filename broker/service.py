@@ -22,7 +22,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from broker.bus import Bus, Delivery, Link, Properties
+from broker.bus import Bus, Delivery, Link, Properties, Subscription
 from shared.core import Clear, Core, Effect, Failed, Ignore, LinkDown, LinkUp, Publish, Tick, Work
 from shared.errors import LocalError, RemoteError
 from shared.messages import Message, Request
@@ -45,12 +45,17 @@ class Route(Generic[E]):
 
     topic: Topic[Any]
     to_event: Callable[[dict[str, str], Any], E]
-    filter: str
+    filter: str | None
 
 
 def on(topic: Topic[M], to_event: Callable[[dict[str, str], M], E], **ids: str) -> Route[E]:
     """A route whose two ends the type checker has compared. ``ids`` narrow the subscription."""
     return Route(topic, to_event, topic.filter_for(**ids))
+
+
+def on_demand(topic: Topic[M], to_event: Callable[[dict[str, str], M], E]) -> Route[E]:
+    """A route that is subscribed only where and while :meth:`Service.listen` asks for it."""
+    return Route(topic, to_event, None)
 
 
 class Service(Generic[E]):
@@ -88,7 +93,7 @@ class Service(Generic[E]):
         """Serve until cancelled. Raises whatever the core raised."""
         loop = asyncio.get_running_loop()
         self._stopped = loop.create_future()
-        subscription = self._bus.subscribe([route.filter for route in self._routes], self._deliver)
+        subscription = self.listen(*(route.filter for route in self._routes if route.filter is not None))
         unwatch = self._bus.watch_link(self._linked)
         ticks = loop.create_task(self._ticks(), name=f"{self.name}: ticks")
         try:
@@ -100,6 +105,10 @@ class Service(Generic[E]):
             for task in self._working:
                 task.cancel()
             await asyncio.gather(ticks, *self._working, return_exceptions=True)
+
+    def listen(self, *filters: str) -> Subscription:
+        """Subscribe to more; what arrives goes through the routes."""
+        return self._bus.subscribe(filters, self._deliver)
 
     def feed(self, event: object) -> None:
         """Take one event. Events raised while a step is performed wait for their turn."""
