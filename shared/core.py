@@ -70,6 +70,18 @@ class Failed:
     reason: str
 
 
+class Chance(Protocol):
+    """Where a core gets its randomness: a seeded ``random.Random`` is passed in."""
+
+    def random(self) -> float:
+        """From 0 up to, not including, 1."""
+        ...
+
+    def uniform(self, a: float, b: float) -> float:
+        """From ``a`` to ``b``."""
+        ...
+
+
 class Core(Protocol[E_contra]):
     """A plain synchronous object with one door. No I/O, clock, randomness, asyncio or logging."""
 

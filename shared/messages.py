@@ -26,7 +26,6 @@ class Presence(Message, frozen=True, kw_only=True):
     epoch: int
     online: bool
     reason: str = ""
-    at_unix_s: float = 0.0
 
 
 class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,7 +51,6 @@ class Birth(Message, frozen=True, kw_only=True):
     labels: dict[str, str] = {}
     slots: int = 1
     heartbeat_s: float = 10.0
-    at_unix_s: float = 0.0
 
 
 class NodeState(StrEnum):

@@ -1,0 +1,1 @@
+"""The device's own life: presence, birth, heartbeats, commands, going out of service."""

@@ -1,0 +1,1 @@
+"""Inference on the device: requests in, exactly one answer each."""

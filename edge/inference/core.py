@@ -1,0 +1,275 @@
+"""Admission and order of inference on one device.
+
+    request ──admit──> waiting ──slot free──> running ──Ran / Failed──> answered
+                 │                  │
+                 └── refused        └── refused once its deadline has passed
+
+Every request gets exactly one answer, and each refusal is definite: nothing has run. The queue is bounded,
+because a request that can't be met in time is better refused at once (the cloud then tries elsewhere) than
+late. QoS 1 repeats messages, so a request that is running or was just answered is not run again; its answer
+is simply sent once more.
+
+The device itself may ask as well (``LocalAsked``), with or without a broker: same queue, same limits.
+"""
+
+from collections import OrderedDict, deque
+from dataclasses import dataclass, field
+
+import msgspec
+
+from shared.core import Effect, Failed, Ignore, LinkDown, LinkUp, Publish, Tick, Work
+from shared.messages import InferCommand, Reply, ReplyStatus
+from shared.topics import REPLY
+
+ANSWERED_KEPT = 512
+
+
+@dataclass(frozen=True, slots=True)
+class InferArrived:
+    """The cloud asks, on behalf of a caller."""
+
+    model: str
+    command: InferCommand
+
+
+@dataclass(frozen=True, slots=True)
+class LocalAsked:
+    """Something on this device asks. ``ticket`` names the one who waits."""
+
+    ticket: str
+    model: str
+    function: str
+    inputs: msgspec.Raw
+    budget_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class ModelsChanged:
+    """These modules can answer now."""
+
+    ready: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class DrainStarted:
+    """Finish what is here, take nothing new."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """A module answered. ``service_s``: how long it took."""
+
+    key: str
+    outputs: msgspec.Raw
+    service_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A module was stopped or refused its input; nothing else was harmed."""
+
+    key: str
+    code: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunModule(Work):
+    """Call a function of a loaded module."""
+
+    key: str
+    model: str
+    function: str
+    inputs: msgspec.Raw
+    budget_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerLocally(Effect):
+    """Give the reply to the one on this device who holds the ticket."""
+
+    ticket: str
+    reply: Reply
+
+
+@dataclass(frozen=True, slots=True)
+class LoadChanged(Effect):
+    """How busy we are; the heartbeat tells the cloud."""
+
+    queue_depth: int
+    in_flight: int
+    models: tuple[str, ...]
+
+
+Event = (
+    InferArrived
+    | LocalAsked
+    | ModelsChanged
+    | DrainStarted
+    | Ran
+    | Refusal
+    | Failed
+    | Tick
+    | LinkUp
+    | LinkDown
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """One admitted request. ``caller`` is empty when it is local."""
+
+    key: str
+    caller: str
+    correlation: str
+    model: str
+    function: str
+    inputs: msgspec.Raw
+    deadline: float
+
+
+@dataclass(slots=True)
+class Inference:
+    """Runs at most ``slots`` requests at a time, and lets at most ``queue_max`` wait."""
+
+    node: str
+    epoch: int
+    slots: int = 1
+    queue_max: int = 256
+    ready: frozenset[str] = frozenset()
+    draining: bool = False
+    running: dict[str, _Job] = field(default_factory=dict)
+    waiting: deque[_Job] = field(default_factory=deque)
+    answered: OrderedDict[str, Reply] = field(default_factory=OrderedDict)
+
+    def step(self, event: Event, now: float) -> list[Effect]:
+        """See :class:`shared.core.Core`."""
+        match event:
+            case InferArrived(model, command):
+                return self._asked(model, command, now)
+            case Ran(key, outputs, service_s):
+                return self._finish(key, now, body=outputs, service_s=service_s)
+            case LocalAsked():
+                return self._admit(_local(event, now), now)
+            case Refusal(key, code, detail):
+                return self._finish(key, now, refused=(code, detail))
+            case Failed(RunModule(key=key), reason):
+                return self._finish(key, now, refused=("runtime-error", reason))
+            case ModelsChanged(ready):
+                self.ready = ready
+                return []
+            case DrainStarted():
+                self.draining = True
+                return [self._load()]
+            case Tick():
+                return self._expire(now)
+            case _:
+                return []
+
+    def _asked(self, model: str, command: InferCommand, now: float) -> list[Effect]:
+        key = f"{command.caller}/{command.correlation}"
+        if key in self.running or any(job.key == key for job in self.waiting):
+            return [Ignore(f"{key} is being answered already")]
+        if key in self.answered:
+            return [Publish(REPLY.at(node=self.node, caller=command.caller), self.answered[key])]
+        job = _Job(
+            key,
+            command.caller,
+            command.correlation,
+            model,
+            command.function,
+            command.inputs,
+            now + command.budget_s,
+        )
+        if command.epoch != self.epoch:
+            return self._refuse(job, "stale-epoch", f"meant for boot {command.epoch}; this is {self.epoch}")
+        return self._admit(job, now)
+
+    def _admit(self, job: _Job, now: float) -> list[Effect]:
+        if self.draining:
+            return self._refuse(job, "draining", f"{self.node} is going out of service")
+        if job.model not in self.ready:
+            return self._refuse(job, "no-model", f"{self.node} does not hold {job.model!r}")
+        if len(self.running) < self.slots:
+            return [self._start(job, now), self._load()]
+        if len(self.waiting) >= self.queue_max:
+            return self._refuse(job, "overloaded", f"{self.queue_max} requests are waiting on {self.node}")
+        self.waiting.append(job)
+        return [self._load()]
+
+    def _start(self, job: _Job, now: float) -> RunModule:
+        self.running[job.key] = job
+        return RunModule(job.key, job.model, job.function, job.inputs, job.deadline - now)
+
+    def _finish(
+        self,
+        key: str,
+        now: float,
+        *,
+        body: msgspec.Raw | None = None,
+        service_s: float = 0.0,
+        refused: tuple[str, str] | None = None,
+    ) -> list[Effect]:
+        job = self.running.pop(key, None)
+        if job is None:
+            return [Ignore(f"{key} is not running")]
+        if body is not None:
+            effects = self._answer(
+                job, Reply(correlation=job.correlation, body=body, node=self.node, service_s=service_s)
+            )
+        else:
+            effects = self._refuse(job, *(refused or ("runtime-error", "the module gave no result")))
+        while self.waiting and len(self.running) < self.slots:
+            job = self.waiting.popleft()
+            if job.deadline <= now:
+                effects += self._late(job)
+            else:
+                effects.append(self._start(job, now))
+        effects.append(self._load())
+        return effects
+
+    def _expire(self, now: float) -> list[Effect]:
+        late = [job for job in self.waiting if job.deadline <= now]
+        if not late:
+            return []
+        self.waiting = deque(job for job in self.waiting if job.deadline > now)
+        return [effect for job in late for effect in self._late(job)] + [self._load()]
+
+    def _late(self, job: _Job) -> list[Effect]:
+        return self._refuse(job, "deadline", "the deadline passed while the request waited on the device")
+
+    def _refuse(self, job: _Job, code: str, detail: str) -> list[Effect]:
+        reply = Reply(
+            correlation=job.correlation,
+            status=ReplyStatus.REFUSED,
+            code=code,
+            detail=detail,
+            node=self.node,
+        )
+        return self._answer(job, reply)
+
+    def _answer(self, job: _Job, reply: Reply) -> list[Effect]:
+        if not job.caller:
+            return [AnswerLocally(job.correlation, reply)]
+        self.answered[job.key] = reply
+        if len(self.answered) > ANSWERED_KEPT:
+            self.answered.popitem(last=False)
+        return [Publish(REPLY.at(node=self.node, caller=job.caller), reply)]
+
+    def _load(self) -> LoadChanged:
+        models = tuple(sorted({job.model for job in self.running.values()}))
+        return LoadChanged(len(self.waiting), len(self.running), models)
+
+    def check(self) -> None:
+        """Invariants."""
+        assert len(self.running) <= self.slots
+        assert len(self.waiting) <= self.queue_max
+        assert not self.waiting or len(self.running) == self.slots, "nobody waits while a slot is free"
+        assert len(self.answered) <= ANSWERED_KEPT
+        assert not self.running.keys() & {job.key for job in self.waiting}
+
+
+def _local(event: LocalAsked, now: float) -> _Job:
+    return _Job(
+        f"/{event.ticket}", "", event.ticket, event.model, event.function, event.inputs, now + event.budget_s
+    )
