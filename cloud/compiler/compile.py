@@ -1,0 +1,105 @@
+"""The pipeline from end to end, and the compiled model that comes out of it.
+
+nn.Module --frontend--> graph --passes--> graph --backend (plan, kernels)--> module     once per batch size
+                                                                               └── .shoal package
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cloud.compiler.backend import Module, build_module
+from cloud.compiler.cost import flops, operator_counts
+from cloud.compiler.errors import CompileError
+from cloud.compiler.ir import Graph
+from cloud.compiler.parameters import F32Array, encode_parameters
+from cloud.compiler.passes import optimise
+from cloud.compiler.runner import Runner
+from shared.package import ModuleKind, Package, PackageInfo, pack
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """A compiled model. ``modules``: by batch size, with the text each was assembled from."""
+
+    package: Package
+    modules: Mapping[int, Module]
+
+    def save(self, path: str | Path) -> None:
+        """Write the ``.shoal`` file: the same model, the same bytes."""
+        Path(path).write_bytes(pack(self.package))
+
+    def load(self) -> Runner:
+        """Instantiate it here, in wasmtime: a callable from numpy to numpy."""
+        return Runner(self.package)
+
+
+def compile_model(
+    model: "torch.nn.Module",
+    example_inputs: "Sequence[torch.Tensor]",
+    *,
+    name: str,
+    batch_sizes: Sequence[int] = (1,),
+    version: str = "1",
+    description: str = "",
+) -> Compiled:
+    """Compile a model for inference: float32 arrays whose first dimension is the batch.
+
+    ``example_inputs`` give the shapes of the inputs; their first dimension is replaced by each batch size.
+    Raises :class:`UnsupportedOperator` and :class:`CompileError`, which say what to change in the model.
+    """
+    # Imported here: torch takes a second to load, and everything behind the front end works without it.
+    from cloud.compiler.frontend import batched, export
+
+    _check_batch_sizes(batch_sizes)
+    graphs: dict[int, Graph] = {}
+    parameters: Mapping[str, F32Array] = {}
+    for size in batch_sizes:
+        exported = export(model, batched(example_inputs, size))
+        graphs[size] = optimise(exported.graph)
+        _check_outputs(graphs[size], size)
+        parameters = exported.parameters
+    modules = {size: build_module(graph) for size, graph in graphs.items()}
+    smallest = min(batch_sizes)
+    info = PackageInfo(
+        name=name,
+        version=version,
+        kind=ModuleKind.TENSOR,
+        memory_bytes_max=max(one.abi.memory_bytes for one in modules.values()),
+        operators=operator_counts(graphs[smallest]),
+        flops_per_item=flops(graphs[smallest]) // smallest,
+        description=description,
+    )
+    return Compiled(_package(info, modules, parameters), modules)
+
+
+def _package(info: PackageInfo, modules: Mapping[int, Module], parameters: Mapping[str, F32Array]) -> Package:
+    """One blob for all modules: they were traced from one model, so their layouts are one."""
+    layouts = {one.abi.parameters.layout_hash: one.abi.parameters for one in modules.values()}
+    if len(layouts) != 1:
+        raise CompileError(
+            "the model uses different parameters for different batch sizes; compile them apart"
+        )
+    (layout,) = layouts.values()
+    blob = encode_parameters({one.name: parameters[one.name] for one in layout.tensors})
+    return Package(info=info, modules={size: one.binary for size, one in modules.items()}, parameters=blob)
+
+
+def _check_batch_sizes(batch_sizes: Sequence[int]) -> None:
+    if not batch_sizes or min(batch_sizes) < 1 or len(set(batch_sizes)) != len(batch_sizes):
+        raise CompileError(
+            f"batch sizes {tuple(batch_sizes)}: give at least one, each positive and named once"
+        )
+
+
+def _check_outputs(graph: Graph, batch_size: int) -> None:
+    for value in (*graph.inputs, *graph.outputs):
+        if value.shape[:1] != (batch_size,):
+            raise CompileError(
+                f"{value.name} has shape {value.shape}; the first dimension of every input and output is the "
+                f"batch, here {batch_size}"
+            )

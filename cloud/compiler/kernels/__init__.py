@@ -1,0 +1,1 @@
+"""The hand-scheduled kernels: each module writes one family of WebAssembly functions for given shapes."""

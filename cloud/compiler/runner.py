@@ -1,0 +1,101 @@
+"""Runs a compiled package in wasmtime, in this process: numpy in, numpy out.
+
+The cloud's own small host for tensor modules: it checks a model straight after compilation, and needs only
+the ABI. The devices' runtime, with its limits and its faster call path, is another program (the two sides
+share no code on purpose: each tests the other's reading of the ABI).
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+import wasmtime
+
+from cloud.compiler.parameters import F32Array, decode_parameters
+from shared.abi import Abi, Tensor, read_abi
+from shared.errors import Unreadable
+from shared.package import Package
+
+
+class Runner:
+    """A package, instantiated once for each of its batch sizes. Not for use from two threads at once."""
+
+    def __init__(self, package: Package) -> None:
+        """Compile and fill every module. Raises :class:`Unreadable` for what is not a tensor model."""
+        engine, parameters = wasmtime.Engine(), decode_parameters(package.parameters)
+        self._instances = {
+            size: _Instance(engine, binary, parameters) for size, binary in sorted(package.modules.items())
+        }
+
+    def __call__(self, *inputs: npt.ArrayLike) -> F32Array | tuple[F32Array, ...]:
+        """The model's outputs for inputs of shape [items, ...], for any number of items of at least one.
+
+        The items go through the largest module that they fill; the rest is padded with zeros to the smallest.
+        Raises ValueError for inputs of another shape than the model's.
+        """
+        arrays = [np.asarray(one, dtype=np.float32) for one in inputs]
+        counts = {len(one) if one.ndim else 0 for one in arrays}
+        if len(counts) != 1 or 0 in counts:
+            raise ValueError(
+                "every input needs the same number of items, at least one, in its first dimension"
+            )
+        (items,) = counts
+        pieces, at = [], 0
+        while at < items:
+            size = self._batch_size(items - at)
+            pieces.append(self._instances[size].run([one[at : at + size] for one in arrays]))
+            at += size
+        outputs = tuple(np.concatenate(parts) for parts in zip(*pieces, strict=True))
+        return outputs[0] if len(outputs) == 1 else outputs
+
+    def _batch_size(self, items: int) -> int:
+        return max((size for size in self._instances if size <= items), default=min(self._instances))
+
+
+class _Instance:
+    """One module in one store. Its memory never grows, so the numpy views of it last."""
+
+    def __init__(self, engine: wasmtime.Engine, binary: bytes, parameters: Mapping[str, F32Array]) -> None:
+        abi = _tensor_abi(binary)
+        self._store = wasmtime.Store(engine)
+        exports = wasmtime.Instance(self._store, wasmtime.Module(engine, binary), []).exports(self._store)
+        memory, run, prepare = exports["memory"], exports["run"], exports.get("prepare")
+        if not isinstance(memory, wasmtime.Memory) or not isinstance(run, wasmtime.Func):
+            raise Unreadable("a tensor module exports its memory and a function run")
+        self._run = run
+        self._bytes = np.ctypeslib.as_array(memory.get_buffer_ptr(self._store))
+        for tensor in abi.parameters.tensors:
+            self._view(tensor)[...] = _matching(parameters, tensor)
+        if isinstance(prepare, wasmtime.Func):
+            prepare(self._store)
+        function = abi.functions[0]
+        self._inputs = [self._view(one) for one in function.inputs]
+        self._outputs = [self._view(one) for one in function.outputs]
+
+    def run(self, arrays: list[F32Array]) -> list[F32Array]:
+        """Outputs for up to a batch of items; copies, so the next run does not change them."""
+        for view, array in zip(self._inputs, arrays, strict=True):
+            if array.shape[1:] != view.shape[1:]:
+                raise ValueError(f"an item of shape {array.shape[1:]}; the model takes {view.shape[1:]}")
+            view[: len(array)] = array
+            view[len(array) :] = 0
+        self._run(self._store)
+        return [view[: len(arrays[0])].copy() for view in self._outputs]
+
+    def _view(self, tensor: Tensor) -> F32Array:
+        flat = self._bytes[tensor.offset : tensor.offset + tensor.nbytes].view(np.float32)
+        return flat.reshape(tensor.shape)
+
+
+def _tensor_abi(binary: bytes) -> Abi:
+    abi = read_abi(binary)
+    if abi is None or abi.function("run") is None:
+        raise Unreadable("the module has no shoal.abi section with a function run")
+    return abi
+
+
+def _matching(parameters: Mapping[str, F32Array], tensor: Tensor) -> F32Array:
+    array = parameters.get(tensor.name)
+    if array is None or array.shape != tensor.shape or tensor.dtype != "f32":
+        raise Unreadable(f"the blob has no {tensor.dtype} parameter {tensor.name!r} of shape {tensor.shape}")
+    return array
