@@ -1,0 +1,91 @@
+"""The device's own door: a Unix socket that answers inference with no broker at all.
+
+One request per connection: four bytes of length (big-endian), a MessagePack :class:`LocalInfer`; the same
+form back with a :class:`shared.messages.Reply`. The socket lives in the data folder and is open only to the
+user who runs the agent.
+"""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+import msgspec
+
+from shared.errors import Unavailable, Unreadable
+from shared.messages import Message, Reply
+from shared.wire import encode, unpacked
+
+REQUEST_BYTES_MAX = 64 << 20
+CONNECTIONS_MAX = 32
+READ_S_MAX = 10.0
+
+
+class LocalInfer(Message, frozen=True, kw_only=True):
+    """Ask the device's own modules."""
+
+    model: str
+    inputs: msgspec.Raw
+    function: str = "run"
+    budget_s: float = 10.0
+
+
+Answer = Callable[[LocalInfer], Awaitable[Reply]]
+
+
+def socket_path(data: Path) -> Path:
+    """Where the door is."""
+    return data / "agent.sock"
+
+
+@asynccontextmanager
+async def serve_locally(data: Path, answer: Answer) -> AsyncIterator[None]:
+    """Answer local requests while the context lasts."""
+    path = socket_path(data)
+    path.unlink(missing_ok=True)
+    room = asyncio.Semaphore(CONNECTIONS_MAX)
+
+    async def client(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        # A caller that leaves early or sends nonsense ends its own connection and nothing else.
+        with suppress(ConnectionError, TimeoutError, asyncio.IncompleteReadError, Unreadable):
+            async with room:
+                async with asyncio.timeout(READ_S_MAX):
+                    request = unpacked(msgspec.Raw(await _read(reader)), LocalInfer)
+                await _write(writer, encode(await answer(request)))
+        writer.close()
+
+    server = await asyncio.start_unix_server(client, path)
+    os.chmod(path, 0o600)
+    async with server:
+        yield
+    path.unlink(missing_ok=True)
+
+
+async def ask_locally(data: Path, request: LocalInfer) -> Reply:
+    """Ask the agent whose data folder this is. Raises :class:`Unavailable` when none runs there."""
+    try:
+        async with asyncio.timeout(request.budget_s + 2.0):
+            reader, writer = await asyncio.open_unix_connection(socket_path(data))
+            await _write(writer, encode(request))
+            reply = unpacked(msgspec.Raw(await _read(reader)), Reply)
+            writer.close()
+            return reply
+    except (OSError, asyncio.IncompleteReadError) as error:
+        raise Unavailable(
+            f"no agent answers in {data}: {error}; start it with 'shoal edge --node NAME'"
+        ) from None
+    except TimeoutError:
+        raise Unavailable(f"the agent in {data} did not answer within {request.budget_s:g} s") from None
+
+
+async def _read(reader: asyncio.StreamReader) -> bytes:
+    size = int.from_bytes(await reader.readexactly(4), "big")
+    if size > REQUEST_BYTES_MAX:
+        raise Unreadable(f"{size} bytes; the limit is {REQUEST_BYTES_MAX}")
+    return await reader.readexactly(size)
+
+
+async def _write(writer: asyncio.StreamWriter, payload: bytes) -> None:
+    writer.write(len(payload).to_bytes(4, "big") + payload)
+    await writer.drain()

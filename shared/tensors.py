@@ -1,0 +1,56 @@
+"""numpy arrays to and from the wire. Little-endian, row-major; only plain number types pass."""
+
+from collections.abc import Sequence
+from math import prod
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from shared.errors import Unreadable
+from shared.messages import Array
+from shared.wire import packed, unpacked
+
+DTYPES = frozenset(
+    {"float32", "float64", "float16", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "bool"}
+)
+DIMENSIONS_MAX = 8
+
+AnyArray = NDArray[np.generic]
+
+
+def to_wire(array: AnyArray) -> Array:
+    """One array for the wire. Raises ``ValueError`` for a dtype that does not travel (objects, strings)."""
+    if array.dtype.name not in DTYPES:
+        raise ValueError(
+            f"arrays of {array.dtype.name} do not travel; use one of {', '.join(sorted(DTYPES))}"
+        )
+    little = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
+    return Array(array.dtype.name, array.shape, little.tobytes())
+
+
+def from_wire(array: Array) -> AnyArray:
+    """A read-only view of what arrived. Raises :class:`Unreadable` when the bytes do not fit the shape."""
+    if array.dtype not in DTYPES:
+        raise Unreadable(f"an array of {array.dtype[:32]!r} is not accepted")
+    if len(array.shape) > DIMENSIONS_MAX or any(size < 0 for size in array.shape):
+        raise Unreadable(f"an array of shape {array.shape[:9]} is not accepted")
+    dtype = np.dtype(array.dtype).newbyteorder("<")
+    if prod(array.shape) * dtype.itemsize != len(array.data):
+        raise Unreadable(f"{len(array.data)} bytes do not fill {array.dtype} of shape {array.shape}")
+    return np.frombuffer(array.data, dtype).reshape(array.shape)
+
+
+def pack_inputs(inputs: Sequence[AnyArray] | bytes) -> msgspec.Raw:
+    """A request's ``inputs``: arrays for a tensor module, JSON bytes for a WASI module."""
+    if isinstance(inputs, bytes):
+        return packed(inputs)
+    return packed(tuple(to_wire(one) for one in inputs))
+
+
+def unpack_inputs(raw: msgspec.Raw) -> list[AnyArray] | bytes:
+    """The other direction. Raises :class:`Unreadable`."""
+    value = unpacked(raw, tuple[Array, ...] | bytes)  # type: ignore[arg-type]
+    if isinstance(value, bytes):
+        return value
+    return [from_wire(one) for one in value]
