@@ -1,0 +1,1 @@
+"""The ``shoal`` command: everything an operator does, from one place."""

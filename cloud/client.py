@@ -1,0 +1,209 @@
+"""An application's view of the fleet: inference, models, nodes, commands, all over the broker.
+
+The command line, the REST API and the demo use this; so may any Python program.
+
+    async with connected(config, "my-app") as fleet:
+        result = await fleet.infer("digits", x)
+"""
+
+import asyncio
+import hashlib
+import secrets
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from broker.connect import open_bus
+from shared.deploys import DeployResult
+from shared.replies import UploadProgress
+
+from broker.ask import Asker
+from broker.bus import Bus
+from shared.config import Config
+from shared.errors import Unavailable
+from shared.messages import (
+    CommandVerb,
+    Deploy,
+    InferAsk,
+    NodeCommand,
+    Query,
+    QueryKind,
+    Reply,
+    Upload,
+)
+from shared.tensors import AnyArray, pack_inputs, unpack_inputs
+from shared.topics import APP_COMMAND, APP_DEPLOY, APP_INFER, APP_QUERY, APP_UPLOAD, CHUNK_BYTES
+from shared.views import DeploymentView, Explanation, ModelView, NodeView, Overview
+from shared.wire import unpacked
+
+T = TypeVar("T")
+
+CONNECT_S_MAX = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a device computed. ``outputs``: arrays, or JSON bytes of a WASI module.
+
+    ``request``: what to ask ``shoal why`` about.
+    """
+
+    outputs: list[AnyArray] | bytes
+    node: str
+    service_s: float
+    request: str
+
+
+class Fleet:
+    """One application on the broker. Each call raises ``Refused`` (it did not happen) or ``TimedOut``."""
+
+    def __init__(self, bus: Bus, app: str, *, budget_s: float = 10.0) -> None:
+        self.bus, self.app, self.budget_s = bus, app, budget_s
+        self._asker = Asker(bus, app, secrets.token_hex(4))
+
+    def close(self) -> None:
+        """Stop listening for replies."""
+        self._asker.close()
+
+    async def infer(
+        self,
+        model: str,
+        *inputs: AnyArray,
+        json: bytes | None = None,
+        function: str = "run",
+        node: str = "",
+        idempotent: bool = True,
+        budget_s: float | None = None,
+    ) -> Answer:
+        """Ask the fleet; the cloud picks the node, unless ``node`` names one."""
+        body = pack_inputs(json if json is not None else inputs)
+
+        def build(correlation: str, left_s: float) -> InferAsk:
+            return InferAsk(
+                correlation=correlation,
+                budget_s=left_s,
+                model=model,
+                inputs=body,
+                function=function,
+                node=node,
+                idempotent=idempotent,
+            )
+
+        reply = await self._asker.ask(APP_INFER.at(app=self.app), build, budget_s or self.budget_s)
+        request = f"{self.app}/{reply.correlation}"
+        return Answer(unpack_inputs(reply.body), reply.node, reply.service_s, request)
+
+    async def upload(self, package: bytes, progress: Callable[[int], None] | None = None) -> UploadProgress:
+        """Put a ``.shoal`` package into the cloud's store; goes on where an earlier try stopped.
+
+        ``progress`` is called with the number of bytes that the cloud holds.
+        """
+        digest = hashlib.sha256(package).hexdigest()
+        state = await self._upload(digest, package, 0)
+        while not state.done:
+            if progress is not None:
+                progress(state.bytes_have)
+            state = await self._upload(digest, package, state.bytes_have)
+        if progress is not None:
+            progress(len(package))
+        return state
+
+    async def _upload(self, digest: str, package: bytes, offset: int) -> UploadProgress:
+        def build(correlation: str, left_s: float) -> Upload:
+            return Upload(
+                correlation=correlation,
+                budget_s=left_s,
+                digest=digest,
+                size_bytes=len(package),
+                offset=offset,
+                data=package[offset : offset + CHUNK_BYTES],
+            )
+
+        reply = await self._asker.ask(APP_UPLOAD.at(app=self.app), build, self.budget_s)
+        return unpacked(reply.body, UploadProgress)
+
+    async def deploy(self, model: str, target: str = "all", *, remove: bool = False) -> DeployResult:
+        """Make it a standing rule that the nodes which match ``target`` hold the model (or no longer do)."""
+
+        def build(correlation: str, left_s: float) -> Deploy:
+            return Deploy(correlation=correlation, budget_s=left_s, model=model, target=target, remove=remove)
+
+        reply = await self._asker.ask(APP_DEPLOY.at(app=self.app), build, self.budget_s)
+        return unpacked(reply.body, DeployResult)
+
+    async def command(self, node: str, verb: CommandVerb, budget_s: float | None = None) -> Reply:
+        """Tell one node to do something, and wait until it answers."""
+
+        def build(correlation: str, left_s: float) -> NodeCommand:
+            return NodeCommand(correlation=correlation, budget_s=left_s, node=node, verb=verb)
+
+        return await self._asker.ask(APP_COMMAND.at(app=self.app), build, budget_s or self.budget_s)
+
+    async def nodes(self) -> list[NodeView]:
+        """Every node that the cloud knows, by id."""
+        return await self._query(QueryKind.NODES, list[NodeView])
+
+    async def node(self, node: str) -> NodeView:
+        """One node."""
+        return await self._query(QueryKind.NODE, NodeView, node)
+
+    async def overview(self) -> Overview:
+        """The fleet in a few numbers."""
+        return await self._query(QueryKind.OVERVIEW, Overview)
+
+    async def models(self) -> list[ModelView]:
+        """The catalog, newest version of a name last."""
+        return await self._query(QueryKind.MODELS, list[ModelView])
+
+    async def deployments(self) -> list[DeploymentView]:
+        """The standing rules and how far the fleet is."""
+        return await self._query(QueryKind.DEPLOYMENTS, list[DeploymentView])
+
+    async def why(self, request: str) -> Explanation:
+        """Why a request went where it went; ``last`` is this cloud's latest."""
+        return await self._query(QueryKind.WHY, Explanation, request)
+
+    async def status(self) -> dict[str, Any]:
+        """Versions, clock and counters of the cloud process."""
+        return await self._query(QueryKind.STATUS, dict)
+
+    async def _query(self, kind: QueryKind, of: type[T], key: str = "") -> T:
+        def build(correlation: str, left_s: float) -> Query:
+            return Query(correlation=correlation, budget_s=left_s, kind=kind, key=key)
+
+        reply = await self._asker.ask(APP_QUERY.at(app=self.app), build, self.budget_s)
+        return unpacked(reply.body, of)
+
+
+@asynccontextmanager
+async def connected(config: Config, app: str, *, budget_s: float = 10.0) -> AsyncIterator[Fleet]:
+    """A fleet client on its own connection. Raises :class:`Unavailable` when the broker is not there."""
+    bus = open_bus(config.broker, config.fleet, client_id=f"{app}-{secrets.token_hex(4)}")
+    running = asyncio.create_task(bus.run(), name="bus")
+    try:
+        await _until_up(bus, running, config.broker.url)
+        fleet = Fleet(bus, app, budget_s=budget_s)
+        try:
+            yield fleet
+        finally:
+            fleet.close()
+    finally:
+        await bus.close()
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+
+async def _until_up(bus: Bus, running: "asyncio.Task[None]", url: str) -> None:
+    up = asyncio.Event()
+    unwatch = bus.watch_link(lambda link: up.set() if link.up else None)
+    waiting = asyncio.create_task(up.wait(), name="link")
+    watched: Sequence[asyncio.Task[Any]] = (waiting, running)
+    try:
+        await asyncio.wait(watched, timeout=CONNECT_S_MAX, return_when=asyncio.FIRST_COMPLETED)
+        if not up.is_set():
+            reason = bus.link.reason or "no answer"
+            raise Unavailable(f"no broker at {url}: {reason}; start one with 'shoal up' or give --broker URL")
+    finally:
+        unwatch()
+        waiting.cancel()
