@@ -236,6 +236,16 @@ class Command(Request, frozen=True, kw_only=True):
     epoch: int = 0
 
 
+class Pong(msgspec.Struct, frozen=True, kw_only=True):
+    """Body of the reply to a ping: is the device's clock right, its disk full, its software current?"""
+
+    epoch: int
+    agent_version: str
+    at_unix_s: float
+    disk_ratio: float
+    trouble: str = ""
+
+
 class ReplyStatus(StrEnum):
     """How a request ended."""
 

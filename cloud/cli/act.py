@@ -10,7 +10,6 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
-from shared.deploys import DeployResult
 
 from cloud.cli.options import (
     BrokerOption,
@@ -23,6 +22,7 @@ from cloud.cli.options import (
     run,
 )
 from cloud.client import Answer, Fleet, connected
+from shared.deploys import DeployResult
 from shared.errors import ConfigError
 from shared.messages import CommandVerb, Reply
 from shared.package import SUFFIX

@@ -24,11 +24,13 @@ from shared.messages import (
     CommandVerb,
     Heartbeat,
     NodeState,
+    Pong,
     Presence,
     Reply,
     ReplyStatus,
 )
 from shared.topics import BIRTH, HEARTBEAT, PRESENCE, REPLY
+from shared.wire import packed
 
 
 class Phase(StrEnum):
@@ -116,6 +118,21 @@ class ReadVitals(Work):
 
 
 @dataclass(frozen=True, slots=True)
+class ReadForPing(Work):
+    """Read the machine for the answer to a ping."""
+
+    command: Command
+
+
+@dataclass(frozen=True, slots=True)
+class PingRead:
+    """What the answer to a ping says."""
+
+    command: Command
+    vitals: Vitals
+
+
+@dataclass(frozen=True, slots=True)
 class StartDraining(Effect):
     """Tell every capability to finish what it has and take nothing new."""
 
@@ -132,6 +149,7 @@ Event = (
     | VitalsRead
     | LoadSeen
     | CommandArrived
+    | PingRead
     | TroubleSeen
     | StopAsked
     | LinkUp
@@ -175,6 +193,8 @@ class Agent:
                 return self._loaded(event, now)
             case VitalsRead(vitals):
                 return self._heartbeat(vitals)
+            case PingRead(command, vitals):
+                return [self._pong(command, vitals)]
             case CommandArrived(verb, command):
                 return self._commanded(verb, command, now)
             case Measured(capabilities):
@@ -288,7 +308,7 @@ class Agent:
         done = self._reply(command, ReplyStatus.OK)
         match verb:
             case CommandVerb.PING:
-                return [done]
+                return [ReadForPing(command)]
             case CommandVerb.ANNOUNCE:
                 return [*self._announce(now), done]
             case CommandVerb.DRAIN:
@@ -299,6 +319,17 @@ class Agent:
                         command, ReplyStatus.REFUSED, "no-such-command", f"{verb!r} is not known here"
                     )
                 ]
+
+    def _pong(self, command: Command, vitals: Vitals) -> Effect:
+        pong = Pong(
+            epoch=self.epoch,
+            agent_version=self.version,
+            at_unix_s=vitals.at_unix_s,
+            disk_ratio=vitals.disk_ratio,
+            trouble=self.trouble,
+        )
+        reply = Reply(correlation=command.correlation, body=packed(pong), node=self.node)
+        return Publish(REPLY.at(node=self.node, caller=command.caller), reply)
 
     def _reply(self, command: Command, status: ReplyStatus, code: str = "", detail: str = "") -> Effect:
         reply = Reply(

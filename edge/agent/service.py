@@ -11,6 +11,8 @@ from edge.agent.core import (
     Exit,
     Measure,
     Measured,
+    PingRead,
+    ReadForPing,
     ReadVitals,
     StartDraining,
     Vitals,
@@ -49,6 +51,10 @@ def agent_service(
         bus,
         [on(COMMAND, lambda ids, command: CommandArrived(ids["verb"], command), node=core.node)],
         do={StartDraining: lambda _: drain(), Exit: lambda effect: leave(effect.reason)},
-        work={ReadVitals: lambda _: VitalsRead(vitals()), Measure: measured},
+        work={
+            ReadVitals: lambda _: VitalsRead(vitals()),
+            ReadForPing: lambda work: PingRead(work.command, vitals()),
+            Measure: measured,
+        },
         tick_s=min(0.5, core.heartbeat_s / 4),
     )
