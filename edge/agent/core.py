@@ -202,16 +202,16 @@ class Agent:
             case LinkUp():
                 self.online = True
                 return self._announce(now)
-            case LinkDown():
-                self.online = False
-                return []
             case StopAsked(reason):
                 return self._drain(reason, now)
             case _:
-                return self._trouble(event, now)
+                return self._noted(event, now)
 
-    def _trouble(self, event: Event, now: float) -> list[Effect]:
+    def _noted(self, event: Event, now: float) -> list[Effect]:
+        """What changes only what later heartbeats say."""
         match event:
+            case LinkDown():
+                self.online = False
             case TroubleSeen(what):
                 self.trouble = what
                 self.next_heartbeat = now
