@@ -1,0 +1,67 @@
+"""The retained messages: the newest one of each topic, bounded in number and bytes, gone when they expire."""
+
+from broker.embedded.config import BrokerLimits
+from broker.embedded.message import Message
+from broker.embedded.topics import TopicTree, has_wildcard
+
+
+class RetainedStore:
+    """Facts by topic. ``bytes_held`` counts topics and payloads."""
+
+    __slots__ = ("_limits", "_mortal", "_tree", "bytes_held")
+
+    def __init__(self, limits: BrokerLimits) -> None:
+        self._limits = limits
+        self._tree: TopicTree[Message] = TopicTree()
+        self._mortal: set[str] = set()  # topics whose message has an expiry: all that a sweep looks at
+        self.bytes_held = 0
+
+    def __len__(self) -> int:
+        return len(self._tree)
+
+    def has_room_for(self, message: Message) -> bool:
+        """True when :meth:`put` would keep the store within its limits."""
+        if not message.payload:
+            return True
+        old = self._tree.get(message.topic)
+        grown = self.bytes_held + message.size_bytes - (old.size_bytes if old else 0)
+        return grown <= self._limits.retained_bytes_max and (
+            old is not None or len(self._tree) < self._limits.retained_messages_max
+        )
+
+    def put(self, message: Message) -> None:
+        """Keep this message as the newest of its topic; an empty payload clears the topic instead."""
+        self._remove(message.topic)
+        if message.payload:
+            message.forget_encodings()
+            self._tree.put(message.topic, message)
+            self.bytes_held += message.size_bytes
+            if message.expires_at is not None:
+                self._mortal.add(message.topic)
+
+    def covered_by(self, topic_filter: str, now: float) -> list[Message]:
+        """The living messages a new subscription is owed."""
+        if has_wildcard(topic_filter):
+            found = self._tree.covered_by(topic_filter)
+        else:
+            found = [message] if (message := self._tree.get(topic_filter)) else []
+        return [message for message in found if message.expires_at is None or now < message.expires_at]
+
+    def sweep(self, now: float) -> int:
+        """Remove what has expired; how many that were. Readers skip the dead anyway: this gives memory back."""
+        dead = [
+            topic
+            for topic in self._mortal
+            if (message := self._tree.get(topic))
+            and message.expires_at is not None
+            and message.expires_at <= now
+        ]
+        for topic in dead:
+            self._remove(topic)
+        return len(dead)
+
+    def _remove(self, topic: str) -> None:
+        old = self._tree.pop(topic)
+        if old is not None:
+            self.bytes_held -= old.size_bytes
+            self._mortal.discard(topic)
