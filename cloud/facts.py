@@ -1,17 +1,19 @@
 """What the cloud's capabilities tell each other inside the process.
 
 They never import one another's cores: the registry *says* that a node changed, and whoever places work
-*hears* it. ``cloud/__main__`` does the wiring.
+*hears* it. ``cloud/__main__`` does the wiring. A fact is an effect of the core that says it and an event of
+the cores that hear it, which is why it is an :class:`Effect`.
 """
 
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from shared.core import Effect
 from shared.messages import Capabilities, ModelState
 
 
 class NodeStatus(StrEnum):
-    """What the cloud holds true of a node. UNKNOWN: the cloud itself was blind, and judges nobody."""
+    """What the cloud holds true of a node. UNKNOWN: nobody can say, as when the cloud itself was blind."""
 
     OFFLINE = "offline"
     IDLE = "idle"
@@ -25,6 +27,8 @@ class NodeFact:
     """Everything that placement may look at. ``models``: name -> (digest, state), as reported.
 
     ``suspect``: heartbeats are missing, but not enough of them to call the node offline.
+    ``heartbeat``: sequence of the last heartbeat heard; the same number means the same evidence.
+    ``memory_available_bytes``: 0 where the node did not say.
     """
 
     node: str
@@ -33,7 +37,7 @@ class NodeFact:
     suspect: bool = False
     draining: bool = False
     address: str = ""
-    capabilities: Capabilities = Capabilities(cores=1, memory_bytes=0)
+    capabilities: Capabilities = field(default_factory=lambda: Capabilities(cores=1, memory_bytes=0))
     labels: dict[str, str] = field(default_factory=dict)
     slots: int = 1
     queue_depth: int = 0
@@ -42,10 +46,21 @@ class NodeFact:
     memory_available_bytes: int = 0
     tasks: tuple[str, ...] = ()
     models: dict[str, tuple[str, ModelState]] = field(default_factory=dict)
+    heartbeat: int = -1
 
 
 @dataclass(frozen=True, slots=True)
-class NodeChanged:
+class NodeChanged(Effect):
     """The registry holds something new to be true of a node (also at each heartbeat)."""
 
     fact: NodeFact
+
+
+@dataclass(frozen=True, slots=True)
+class NodeForgotten(Effect):
+    """An operator took a node off the books. It comes back only by speaking again."""
+
+    node: str
+
+
+NodeNews = NodeChanged | NodeForgotten

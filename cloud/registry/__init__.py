@@ -1,0 +1,1 @@
+"""Which devices exist, and what the cloud may honestly say of each."""

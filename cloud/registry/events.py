@@ -1,0 +1,57 @@
+"""What the registry hears."""
+
+from dataclasses import dataclass
+
+from shared.core import LinkDown, LinkUp, Tick
+from shared.messages import Birth, Capabilities, Heartbeat, Presence, ReportedModels
+
+
+@dataclass(frozen=True, slots=True)
+class PresenceSeen:
+    """The device, or the broker in its name."""
+
+    node: str
+    presence: Presence
+
+
+@dataclass(frozen=True, slots=True)
+class BirthSeen:
+    """What the device can do."""
+
+    node: str
+    birth: Birth
+
+
+@dataclass(frozen=True, slots=True)
+class HeartbeatSeen:
+    """The device lives."""
+
+    node: str
+    heartbeat: Heartbeat
+
+
+@dataclass(frozen=True, slots=True)
+class ReportedSeen:
+    """Which models the device holds."""
+
+    node: str
+    reported: ReportedModels
+
+
+@dataclass(frozen=True, slots=True)
+class Enrol:
+    """An operator names a node that has not spoken yet."""
+
+    node: str
+    address: str
+    capabilities: Capabilities
+
+
+@dataclass(frozen=True, slots=True)
+class Forget:
+    """An operator takes a node that is offline off the books."""
+
+    node: str
+
+
+Event = PresenceSeen | BirthSeen | HeartbeatSeen | ReportedSeen | Enrol | Forget | Tick | LinkUp | LinkDown
