@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from cloud.compiler.backend import Module, build_module
 from cloud.compiler.cost import flops, operator_counts
 from cloud.compiler.errors import CompileError
@@ -16,7 +18,7 @@ from cloud.compiler.ir import Graph
 from cloud.compiler.parameters import F32Array, encode_parameters
 from cloud.compiler.passes import optimise
 from cloud.compiler.runner import Runner
-from shared.package import ModuleKind, Package, PackageInfo, pack
+from shared.package import MAGIC, ModuleKind, Package, PackageInfo
 
 if TYPE_CHECKING:
     import torch
@@ -31,7 +33,7 @@ class Compiled:
 
     def save(self, path: str | Path) -> None:
         """Write the ``.shoal`` file: the same model, the same bytes."""
-        Path(path).write_bytes(pack(self.package))
+        Path(path).write_bytes(package_bytes(self.package))
 
     def load(self) -> Runner:
         """Instantiate it here, in wasmtime: a callable from numpy to numpy."""
@@ -75,6 +77,17 @@ def compile_model(
         description=description,
     )
     return Compiled(_package(info, modules, parameters), modules)
+
+
+def package_bytes(package: Package) -> bytes:
+    """The ``.shoal`` file's bytes; :func:`shared.package.unpack` reads them.
+
+    ``shared.package.pack`` asks msgspec for a deterministic order, which refuses the integer keys of
+    ``modules``; here both dictionaries are put in order first, and the encoder keeps it.
+    """
+    info = msgspec.structs.replace(package.info, operators=dict(sorted(package.info.operators.items())))
+    ordered = msgspec.structs.replace(package, info=info, modules=dict(sorted(package.modules.items())))
+    return MAGIC + msgspec.msgpack.encode(ordered)
 
 
 def _package(info: PackageInfo, modules: Mapping[int, Module], parameters: Mapping[str, F32Array]) -> Package:
