@@ -1,0 +1,1 @@
+"""The device: runs WebAssembly, learns, works offline, and meets the cloud only on the broker."""

@@ -1,0 +1,108 @@
+"""Calls into a store: quick through wasmtime's private binding, or safe through its public one.
+
+``Func.__call__`` asks for the function's type and converts every value, each time: 8-20 us. The C function
+below it takes one array of raw values, which can be made once: about 1 us. The binding is not part of
+wasmtime's public interface, so everything private is in this file, is looked at before it is used, and
+:func:`bind` takes the public road when it is missing or looks different.
+
+A call that holds the GIL is for tiny ones made on the event loop: releasing it there would hand the
+interpreter to any busy thread for a whole switch interval (5 ms), a thousand times the call itself.
+"""
+
+import ctypes
+from collections.abc import Callable
+from typing import Any
+
+import wasmtime
+from wasmtime import Func, FuncType, Store
+
+Number = int | float
+Call = Callable[..., tuple[Number, ...]]
+_FIELDS = frozenset({"i32", "i64", "f32", "f64"})
+
+
+class RawBinding:
+    """The private pieces: checked once, then used by every call."""
+
+    def __init__(self) -> None:
+        """Raises ``AttributeError`` or ``TypeError`` when the pieces are not as this file knows them."""
+        bindings, ffi = wasmtime._bindings, wasmtime._ffi
+        self.raw_value, self.trap = bindings.wasmtime_val_raw_t, ffi.wasm_trap_t
+        self.trap_from, self.error_from = wasmtime.Trap._from_ptr, wasmtime.WasmtimeError._from_ptr
+        self.releasing: Any = bindings._wasmtime_func_call_unchecked
+        fields = {name for name, *_ in self.raw_value._fields_}
+        if not fields >= _FIELDS or ctypes.sizeof(self.raw_value) != 16:
+            raise TypeError("wasmtime's raw value is not the 16-byte union that this runtime knows")
+        if [kind.__name__ for kind in self.releasing.argtypes] != [
+            "LP_wasmtime_context",
+            "LP_wasmtime_func",
+            "LP_wasmtime_val_raw",
+            "c_ulong",
+            "LP_LP_wasm_trap_t",
+        ]:
+            raise TypeError("wasmtime's unchecked call does not take the arguments that this runtime knows")
+        self.holding: Any = ctypes.PyDLL(None, handle=ffi.dll._handle).wasmtime_func_call_unchecked
+        self.holding.argtypes, self.holding.restype = self.releasing.argtypes, self.releasing.restype
+
+
+def find_raw_binding() -> RawBinding | None:
+    """The private binding, or None when this wasmtime has none that we know."""
+    try:
+        return RawBinding()
+    except (AttributeError, TypeError):
+        return None
+
+
+def bind(store: Store, func: object, raw: RawBinding | None, *, hold_gil: bool = False) -> Call:
+    """The exported function ``func`` of ``store`` as a plain callable: numbers in, a tuple of numbers out.
+
+    Raises ``wasmtime.Trap`` or ``wasmtime.WasmtimeError``. Not thread-safe, like the store itself, which the
+    caller keeps open for as long as it calls.
+    """
+    assert isinstance(func, Func)  # the module's type was checked when it was opened
+    kind = func.type(store)
+    types = [str(one) for one in (*kind.params, *kind.results)]
+    if raw is None or not _FIELDS.issuperset(types):
+        return _public(store, func)
+    return _raw(store, func, kind, raw, raw.holding if hold_gil else raw.releasing)
+
+
+def _public(store: Store, func: Func) -> Call:
+    def call(*arguments: Number) -> tuple[Number, ...]:
+        result = func(store, *arguments)
+        if result is None:
+            return ()
+        return tuple(result) if isinstance(result, list) else (result,)
+
+    return call
+
+
+def _raw(store: Store, func: Func, kind: FuncType, raw: RawBinding, enter: Any) -> Call:
+    params, results = [str(one) for one in kind.params], [str(one) for one in kind.results]
+    size = max(1, len(params), len(results))
+    values = (raw.raw_value * size)()
+    trap = ctypes.POINTER(raw.trap)()
+    context, function, trap_at = store._context(), ctypes.byref(func._func), ctypes.byref(trap)
+
+    def fail(error: Any) -> Exception:
+        if error:
+            return raw.error_from(error)
+        owned = ctypes.cast(trap, ctypes.POINTER(raw.trap))
+        ctypes.memset(trap_at, 0, ctypes.sizeof(trap))  # the exception owns it now
+        return raw.trap_from(owned)
+
+    def call_plain() -> tuple[Number, ...]:
+        error = enter(context, function, values, size, trap_at)
+        if error or trap:
+            raise fail(error)
+        return ()
+
+    def call(*arguments: Number) -> tuple[Number, ...]:
+        if len(arguments) != len(params):
+            raise TypeError(f"expected {len(params)} arguments, got {len(arguments)}")
+        for value, field, argument in zip(values, params, arguments, strict=False):
+            setattr(value, field, argument)
+        call_plain()
+        return tuple(getattr(value, field) for value, field in zip(values, results, strict=False))
+
+    return call if params or results else call_plain

@@ -1,0 +1,153 @@
+"""One wasmtime engine with its limits: compiles, instantiates and calls, and types every trap.
+
+A host has two sandboxes. The *guarded* one checks the epoch at each function entry and loop edge (1.02 to
+1.5 times the run time) and can stop anything. The *trusted* one has no such checks: it is for tensor
+modules of our own compiler whose signature the caller has verified; their loops have constant trip counts.
+Code compiled for one can't be loaded in the other.
+"""
+
+import hashlib
+import platform
+from collections.abc import Callable, Sequence
+from importlib import metadata
+from time import monotonic
+from typing import Any, TypeVar
+from weakref import WeakValueDictionary
+
+from wasmtime import Config, Engine, Instance, Module, Store, Trap, WasmtimeError
+
+from edge.runtime.cache import CompiledCache
+from edge.runtime.errors import BadModule, DeadlineExceeded, WasmError, translated
+from edge.runtime.fastcall import RawBinding
+from edge.runtime.limits import Limits
+from edge.runtime.ticker import Ticker
+
+T = TypeVar("T")
+WASMTIME_VERSION = metadata.version("wasmtime")
+_WASM_MAGIC = b"\0asm"
+_NEVER_TICKS = 1 << 60
+
+
+class Sandbox:
+    """Everything a module may do passes through here. Thread-safe; the stores it opens are not."""
+
+    def __init__(
+        self,
+        limits: Limits,
+        *,
+        guarded: bool,
+        cache: CompiledCache | None = None,
+        raw: RawBinding | None = None,
+    ) -> None:
+        """``raw``: the binding for fast calls (see ``fastcall``), or None for the public one."""
+        self.limits, self.guarded, self.raw, self._cache = limits, guarded, raw, cache
+        self.engine, self._settings = _engine(limits, guarded)
+        self._ticker = Ticker(self.engine) if guarded else None
+        self._compiled: WeakValueDictionary[str, Module] = WeakValueDictionary()
+
+    def compile(self, wasm: bytes) -> Module:
+        """Machine code for the module: from memory, from the cache, or made now. Raises BadModule.
+
+        Takes milliseconds to seconds and can't be interrupted: call it in a thread. The size limit, and
+        the specification's limits on locals and nesting that the validator enforces, bound its work.
+        """
+        if len(wasm) > self.limits.module_bytes_max:
+            size, most = len(wasm), self.limits.module_bytes_max
+            raise BadModule(f"the module has {size} bytes; module_bytes_max is {most}")
+        if not wasm.startswith(_WASM_MAGIC):  # wasmtime would take anything else for the text format
+            raise BadModule("not a WebAssembly binary: the first four bytes are not its magic")
+        identity = f"{hashlib.sha256(wasm).hexdigest()} {self._settings}"
+        module = self._compiled.get(identity)
+        if module is None:
+            module = self._compiled[identity] = self._load_or_compile(identity, wasm)
+        return module
+
+    def open_store(self, memory_bytes_max: int, instances: int = 1) -> Store:
+        """A fresh store under every limit. The caller closes it."""
+        store = Store(self.engine)
+        store.set_limits(
+            memory_size=memory_bytes_max,
+            table_elements=self.limits.table_elements_max,
+            instances=instances,
+            tables=self.limits.tables_max,
+            memories=1,
+        )
+        return store
+
+    def instantiate(self, store: Store, module: Module, imports: Sequence[Any], deadline: float) -> Instance:
+        """Runs the start function, too, and so has a deadline (monotonic seconds) like any call."""
+        return self.call(store, deadline, lambda: Instance(store, module, imports))
+
+    def call(self, store: Store, deadline: float, function: Callable[..., T], *arguments: object) -> T:
+        """``function(*arguments)``, which enters ``store``, stopped at ``deadline`` where the engine can.
+
+        Raises a :class:`WasmError`. Without interruption only the start is checked against the deadline.
+        """
+        left_s = deadline - monotonic()
+        if left_s <= 0:
+            raise DeadlineExceeded("the deadline passed before the call could start")
+        try:
+            if self._ticker is None:
+                return function(*arguments)
+            with self._ticker:
+                store.set_epoch_deadline(min(_NEVER_TICKS, self._ticker.ticks(left_s)))
+                return function(*arguments)
+        except (Trap, WasmtimeError) as error:
+            raise translated(error) from None
+
+    @property
+    def ticking(self) -> bool:
+        """True while the ticker thread is awake."""
+        return self._ticker is not None and self._ticker.awake
+
+    def close(self) -> None:
+        """End the ticker. No call may be in flight."""
+        if self._ticker is not None:
+            self._ticker.close()
+
+    def _load_or_compile(self, identity: str, wasm: bytes) -> Module:
+        if self._cache is not None and (module := self._cache.load(self.engine, identity)) is not None:
+            return module
+        try:
+            module = Module(self.engine, wasm)
+        except WasmtimeError as error:
+            raise _refused(error) from None
+        if self._cache is not None:
+            self._cache.save(identity, module)
+        return module
+
+
+def _refused(error: WasmtimeError) -> WasmError:
+    cause = str(error).strip().rpartition("\n")[2].strip()
+    return BadModule(f"the module is not valid here: {cause}")
+
+
+def _engine(limits: Limits, guarded: bool) -> tuple[Engine, str]:
+    """The engine and a text that names every setting which changes the compiled code.
+
+    Proposals that no model needs are off: less to attack. Relaxed SIMD is pinned to one meaning, so that
+    the same module gives the same bits on every processor.
+    """
+    settings: dict[str, bool | int] = {
+        "epoch_interruption": guarded,
+        "max_wasm_stack": limits.stack_bytes_max,
+        "wasm_simd": limits.simd,
+        "wasm_relaxed_simd": limits.simd,
+        "wasm_relaxed_simd_deterministic": limits.simd,
+        "wasm_threads": limits.threads,
+        "shared_memory": False,
+        "wasm_memory64": False,
+        "wasm_multi_memory": False,
+        "wasm_tail_call": False,
+        "wasm_gc": False,
+        "wasm_function_references": False,
+        "wasm_exceptions": False,
+        "wasm_component_model": False,
+        "gc_support": False,
+        "parallel_compilation": False,  # a compile leaves the other cores to the agent
+    }
+    config = Config()
+    for name, value in settings.items():
+        setattr(config, name, value)
+    described = " ".join(f"{name}={int(value)}" for name, value in settings.items())
+    return Engine(config), f"wasmtime {WASMTIME_VERSION} {platform.machine()} {described}"

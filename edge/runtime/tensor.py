@@ -1,0 +1,235 @@
+"""Tensor modules: arrays in, arrays out, through the memory that ``shared/abi.py`` describes.
+
+A program holds the compiled modules of one package (one per batch size, one set of parameters); an instance
+of it is one store per batch size in use, made when first needed. What a caller gets is always a copy.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+from wasmtime import Module
+
+from edge.runtime.batching import Part, parts
+from edge.runtime.errors import BadInput, BadModule, OutputTooLarge
+from edge.runtime.parameters import DTYPES, Array, match, read_safetensors
+from edge.runtime.sandbox import Sandbox
+from edge.runtime.tensor_module import TensorModule, check_module
+from shared.abi import Abi, Function, Tensor, read_abi
+from shared.errors import Unreadable
+
+
+class TensorCall(NamedTuple):
+    """A call whose arguments fit. ``parts``: the pieces of the batch; one piece may be the whole of it."""
+
+    function: str
+    inputs: Sequence[Array]
+    parts: Sequence[Part]
+    items: int
+
+    @property
+    def is_whole(self) -> bool:
+        """True when the arguments have a module's own shapes: no slicing and no padding."""
+        return len(self.parts) == 1 and self.parts[0].size == self.parts[0].items
+
+
+@dataclass(slots=True)
+class _Variant:
+    """One function as compiled for one batch size. ``batched``: the first axis of everything is the batch."""
+
+    size: int
+    inputs: tuple[tuple[tuple[int, ...], np.dtype[np.generic]], ...]
+    outputs: tuple[Tensor, ...]
+    batched: bool
+
+    def fits(self, inputs: Sequence[Array]) -> bool:
+        return len(inputs) == len(self.inputs) and all(
+            have.shape == shape and have.dtype == dtype
+            for have, (shape, dtype) in zip(inputs, self.inputs, strict=True)
+        )
+
+    def fits_items(self, inputs: Sequence[Array]) -> bool:
+        """The same but for the number of items, which all inputs share."""
+        return len(inputs) == len(self.inputs) and all(
+            have.ndim > 0
+            and len(have) == len(inputs[0]) > 0
+            and have.shape[1:] == shape[1:]
+            and have.dtype == dtype
+            for have, (shape, dtype) in zip(inputs, self.inputs, strict=True)
+        )
+
+
+@dataclass(slots=True)
+class TensorProgram:
+    """Everything about a package that its instances share. Immutable after :func:`open_tensor`."""
+
+    sandbox: Sandbox
+    modules: Mapping[int, tuple[Module, Abi]]
+    parameters: Mapping[str, Array]
+    variants: dict[str, list[_Variant]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for size, (_, abi) in sorted(self.modules.items()):
+            for one in abi.functions:
+                self.variants.setdefault(one.name, []).append(_variant(size, one))
+
+    @property
+    def functions(self) -> tuple[str, ...]:
+        """Names of the functions that can be called."""
+        return tuple(self.variants)
+
+    def check(self, function: str, inputs: object) -> TensorCall:
+        """Find the modules that can do the work. Raises :class:`BadInput` that says what would fit."""
+        variants = self.variants.get(function)
+        if variants is None:
+            raise BadInput(f"there is no function {function!r}; there are {', '.join(self.variants)}")
+        if not isinstance(inputs, Sequence) or not all(isinstance(one, np.ndarray) for one in inputs):
+            raise BadInput("a tensor module takes a sequence of numpy arrays")
+        if sum(one.nbytes for one in inputs) > self.sandbox.limits.input_bytes_max:
+            raise BadInput(f"the inputs have over {self.sandbox.limits.input_bytes_max} bytes")
+        for variant in variants:
+            if variant.fits(inputs):
+                items = variant.size
+                return TensorCall(function, inputs, (Part(items, 0, items),), items)
+        batched = [variant for variant in variants if variant.batched]
+        if not batched or not batched[0].fits_items(inputs):
+            raise BadInput(_expected(function, variants, inputs))
+        return self._split(function, inputs, batched)
+
+    def start(self, deadline: float) -> "TensorInstance":
+        """A new instance with the package's parameters, its smallest module ready. Blocks: use a thread."""
+        instance = TensorInstance(self)
+        try:
+            instance.module(min(self.modules), deadline)
+        except BaseException:
+            instance.close()
+            raise
+        return instance
+
+    def merged(self, calls: Sequence[TensorCall]) -> TensorCall | None:
+        """The calls of one function as one, or None when that function has no batch axis to join them on."""
+        function = calls[0].function
+        if not any(variant.batched for variant in self.variants[function]):
+            return None
+        columns = zip(*(call.inputs for call in calls), strict=True)
+        return self.check(function, [np.concatenate(arrays) for arrays in columns])
+
+    def only(self, size: int) -> "TensorProgram":
+        """The program with the module of one batch size. Raises :class:`BadInput`."""
+        if size not in self.modules:
+            raise BadInput(f"there is no module of batch size {size}; there are {sorted(self.modules)}")
+        return TensorProgram(self.sandbox, {size: self.modules[size]}, self.parameters)
+
+    def _split(self, function: str, inputs: Sequence[Array], batched: list[_Variant]) -> TensorCall:
+        items, most = len(inputs[0]), self.sandbox.limits.output_bytes_max
+        item_bytes = sum(tensor.nbytes for tensor in batched[0].outputs) // batched[0].size
+        if items * item_bytes > most:
+            raise OutputTooLarge(f"{items} items give {items * item_bytes} bytes; output_bytes_max is {most}")
+        return TensorCall(function, inputs, tuple(parts(items, [one.size for one in batched])), items)
+
+
+class TensorInstance:
+    """One of a program's parallel instances: a store per batch size. Belongs to one thread at a time."""
+
+    def __init__(self, program: TensorProgram) -> None:
+        self._program = program
+        self._modules: dict[int, TensorModule] = {}
+
+    def module(self, size: int, deadline: float) -> TensorModule:
+        """The module of that batch size, made and given the package's parameters when first asked for."""
+        if (made := self._modules.get(size)) is not None:
+            return made
+        module = TensorModule(self._program.sandbox, *self._program.modules[size], deadline)
+        self._modules[size] = module
+        module.set_parameters(self._program.parameters, deadline)
+        return module
+
+    def run(self, call: TensorCall, deadline: float, *, inline: bool = False) -> list[Array]:
+        """Raises :class:`WasmError`; the caller then throws this instance away."""
+        if call.is_whole:
+            module = self.module(call.parts[0].size, deadline)
+            views = module.run(call.function, call.inputs, deadline, inline=inline)
+            return [view.astype(dtype) for view, dtype in views]
+        results: list[Array] = []
+        for size, start, items in call.parts:
+            inputs = [array[start : start + items] for array in call.inputs]
+            views = self.module(size, deadline).run(call.function, inputs, deadline, inline=inline)
+            results = results or [np.empty((call.items, *view.shape[1:]), dtype) for view, dtype in views]
+            for result, (view, _) in zip(results, views, strict=True):
+                np.copyto(result[start : start + items], view[:items], casting="unsafe")
+        return results
+
+    def close(self) -> None:
+        """Free every memory."""
+        for module in self._modules.values():
+            module.close()
+        self._modules.clear()
+
+
+def open_tensor(
+    sandbox: Sandbox, binaries: Mapping[int, bytes], blob: bytes, memory_bytes_max: int
+) -> TensorProgram:
+    """Compile and check a package's modules. Blocks: use a thread. Raises :class:`BadModule`."""
+    modules: dict[int, tuple[Module, Abi]] = {}
+    for size, binary in binaries.items():
+        abi = abi_of(binary)
+        if size < 1:
+            raise BadModule(f"batch size {size}: a tensor module's is 1 or more")
+        module = sandbox.compile(binary)
+        check_module(module, abi, memory_bytes_max)
+        modules[size] = (module, abi)
+    program = TensorProgram(sandbox, modules, read_safetensors(blob))
+    for _, abi in modules.values():
+        match(abi.parameters, program.parameters)
+    _check_variants(program)
+    return program
+
+
+def abi_of(binary: bytes) -> Abi:
+    """The module's description. Raises :class:`BadModule`."""
+    try:
+        abi = read_abi(binary)
+    except Unreadable as error:
+        raise BadModule(str(error)) from None
+    if abi is None:
+        raise BadModule("a tensor module carries a custom section shoal.abi; this one has none")
+    return abi
+
+
+def natural_batch(abi: Abi) -> int:
+    """The batch size of a module that came without a package: the first axis of its first input."""
+    shapes = [tensor.shape for function in abi.functions for tensor in function.inputs]
+    return max(1, shapes[0][0]) if shapes and shapes[0] else 1
+
+
+def _variant(size: int, function: Function) -> _Variant:
+    tensors = (*function.inputs, *function.outputs)
+    batched = bool(function.inputs) and all(one.shape and one.shape[0] == size for one in tensors)
+    inputs = tuple((one.shape, DTYPES[one.dtype]) for one in function.inputs)
+    return _Variant(size, inputs, function.outputs, batched)
+
+
+def _check_variants(program: TensorProgram) -> None:
+    """One function means one thing: its items have the same types and shapes for every batch size."""
+    for name, variants in program.variants.items():
+        kinds = {
+            (
+                tuple((shape[1:], dtype.str) for shape, dtype in one.inputs),
+                tuple((tensor.shape[1:], tensor.dtype) for tensor in one.outputs),
+            )
+            for one in variants
+            if one.batched
+        }
+        if len(kinds) > 1:
+            raise BadModule(f"{name} takes or gives different items for different batch sizes")
+
+
+def _expected(function: str, variants: Sequence[_Variant], inputs: Sequence[Array]) -> str:
+    def shown(shape: tuple[int, ...], dtype: np.dtype[np.generic], batched: bool) -> str:
+        sizes = ["n", *map(str, shape[1:])] if batched else map(str, shape)
+        return f"{dtype.name}[{', '.join(sizes)}]"
+
+    want = sorted({", ".join(shown(*one, variant.batched) for one in variant.inputs) for variant in variants})
+    have = ", ".join(f"{one.dtype.name}{list(one.shape)}" for one in inputs)
+    return f"{function} takes {' or '.join(want)}; got {have or 'nothing'}"

@@ -1,0 +1,85 @@
+"""Threads for calls that are too long for the event loop, with a bound and a deadline on every wait.
+
+    caller ──> queue (bounded: Busy) ──> gate of the module ──> thread ──> answer
+               └────────────── one deadline over all of it ──────────────┘
+
+The gate is a semaphore per module: it keeps one module from holding every thread, and it is released when
+the thread is really done, not when the caller stopped waiting. A caller gets its answer or its deadline on
+time even if the thread runs on (a trusted module can't be interrupted).
+"""
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from time import monotonic
+from typing import Any, TypeVar
+
+from edge.runtime.errors import Busy, DeadlineExceeded
+
+T = TypeVar("T")
+
+
+class Workers:
+    """Belongs to one event loop."""
+
+    def __init__(self, threads: int, queue_max: int, name: str) -> None:
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix=name)
+        self._queue_max = queue_max
+        self.waiting = 0
+        self.running = 0
+
+    async def run(self, gate: asyncio.Semaphore, deadline: float, work: Callable[[], T]) -> T:
+        """``work()`` in a thread. ``deadline``: monotonic seconds.
+
+        Raises what ``work`` raises, :class:`Busy`, or :class:`DeadlineExceeded`.
+        """
+        try:
+            async with asyncio.timeout(deadline - monotonic()):
+                await self._enter(gate)
+                return await self._submit(gate, work)
+        except TimeoutError:
+            raise DeadlineExceeded("the deadline passed before the module had answered") from None
+
+    async def close(self) -> None:
+        """Wait for what runs; it ends by its own deadline."""
+        await asyncio.to_thread(self._pool.shutdown, wait=True)
+
+    async def _enter(self, gate: asyncio.Semaphore) -> None:
+        if gate.locked():
+            if self.waiting >= self._queue_max:
+                raise Busy(f"{self.waiting} calls wait already, as many as may; try again later")
+            self.waiting += 1
+            try:
+                await gate.acquire()
+            finally:
+                self.waiting -= 1
+        else:
+            await gate.acquire()  # free: does not suspend
+
+    def _submit(self, gate: asyncio.Semaphore, work: Callable[[], T]) -> "asyncio.Future[T]":
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[T] = loop.create_future()
+
+        def perform() -> None:
+            result: Any = None
+            error: BaseException | None = None
+            if not answer.done():  # done: the caller has gone while this stood in line
+                try:
+                    result = work()
+                except BaseException as raised:  # handed to the caller, whatever it is
+                    error = raised
+            loop.call_soon_threadsafe(finish, result, error)
+
+        def finish(result: T, error: BaseException | None) -> None:
+            gate.release()
+            self.running -= 1
+            if answer.done():
+                return
+            if error is None:
+                answer.set_result(result)
+            else:
+                answer.set_exception(error)
+
+        self.running += 1
+        self._pool.submit(perform)
+        return answer
