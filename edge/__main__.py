@@ -1,0 +1,226 @@
+"""``python -m edge``: the device agent. This file builds the parts and joins them; it decides nothing."""
+
+import argparse
+import asyncio
+import logging
+import random
+import sys
+import time
+from contextlib import suppress
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from broker.connect import open_bus
+
+from broker.process import common_options, configured, labels, main, on_signals, until
+from edge.agent.capabilities import capabilities
+from edge.agent.core import Agent, LoadSeen, StopAsked, TroubleSeen
+from edge.agent.local import LocalInfer, serve_locally
+from edge.agent.service import agent_service, last_will
+from edge.agent.vitals import Machine
+from edge.artifacts.blobs import Blobs
+from edge.artifacts.core import Models
+from edge.artifacts.service import models_service
+from edge.inference.core import DrainStarted, Inference, LoadChanged, ModelsChanged
+from edge.inference.service import LocalClients, inference_service
+from edge.runtime import Limits, ModuleHost, measure
+from edge.store.state import DeviceState
+from edge.telemetry.core import Telemetry
+from edge.telemetry.service import telemetry_service
+from shared.artifacts import verifier
+from shared.config import Config, DeviceSection
+from shared.errors import ConfigError
+from shared.ids import is_id
+from shared.messages import Capabilities, Reply
+from shared.tensors import unpack_inputs
+
+log = logging.getLogger(__name__)
+
+GOODBYE_S_MAX = 5.0
+SETTLED_AFTER_S = 60.0
+
+
+def arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="shoal edge",
+        description="The device agent: runs modules, answers inference, works offline.",
+        epilog="examples: shoal edge --node edge-1 --broker mqtt://127.0.0.1:1883 --label region=eu\n"
+        "          shoal edge --config /etc/shoal/edge.toml\n"
+        "ask the running agent without any broker: python -m edge.ask MODEL --input x.npy --data DIR",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--node", help="this device's name in the fleet")
+    parser.add_argument("--broker", help="mqtt://host:1883 or mqtts://user@host")
+    parser.add_argument("--fleet", help="name of the fleet (default: main)")
+    parser.add_argument("--data", help="folder for state, modules and the local socket")
+    parser.add_argument(
+        "--label", action="append", metavar="NAME=VALUE", help="for 'shoal deploy --to NAME=VALUE'"
+    )
+    parser.add_argument("--cloud-key", help="hex of the Ed25519 key whose modules this device trusts")
+    common_options(parser)
+    return parser.parse_args(argv)
+
+
+def settings(options: argparse.Namespace) -> Config:
+    """The configuration of this device. Raises :class:`ConfigError`."""
+    device = {
+        "node": options.node,
+        "data": options.data,
+        "cloud_key": options.cloud_key,
+        "labels": labels(options.label),
+    }
+    overrides = {"fleet": options.fleet, "broker": {"url": options.broker}, "device": device}
+    config = configured(options, overrides)
+    one = config.device
+    if not is_id(one.node):
+        raise ConfigError(f"--node {one.node!r}: give the device a name, 1 to 64 of a-z, 0-9 and '-'")
+    if one.slots < 1 or one.queue_max < 0 or one.heartbeat_s <= 0 or one.telemetry_s <= 0:
+        raise ConfigError("slots must be at least 1, queue_max at least 0, the intervals above 0")
+    return config
+
+
+async def serve(config: Config) -> None:
+    """Live one boot of the device, until SIGTERM or a drain command."""
+    device = config.device
+    data = Path(device.data)
+    state = DeviceState(data)
+    try:
+        await Boot(config, data, state).run()
+    finally:
+        state.close()
+
+
+class Boot:
+    """One boot: every core, every service, and the wires between them."""
+
+    def __init__(self, config: Config, data: Path, state: DeviceState) -> None:
+        device, node = config.device, config.device.node
+        self.epoch = state.next_epoch(time.time())
+        self.state, self.data, self.stopped = state, data, asyncio.Event()
+        self.machine, self.local = Machine(data), LocalClients()
+        self.host = _host(device, data, state.device_key())
+        self.bus = open_bus(
+            config.broker,
+            config.fleet,
+            client_id=node,
+            will=last_will(node, self.epoch),
+            clean_start=False,
+            session_expiry_s=device.session_expiry_s,
+        )
+        self.agent = agent_service(
+            _agent(device, self.epoch),
+            self.bus,
+            vitals=self.machine.vitals,
+            measure=self._measure,
+            drain=lambda: self.inference.feed(DrainStarted()),
+            leave=self._leave,
+        )
+        self.inference = inference_service(
+            Inference(node, self.epoch, slots=device.slots, queue_max=device.queue_max),
+            self.bus,
+            self.host,
+            self.local,
+            self._load_changed,
+        )
+        self.telemetry = telemetry_service(
+            Telemetry(node, self.epoch, interval_s=device.telemetry_s, linger_s=device.telemetry_s),
+            self.bus,
+            self.machine.sample,
+        )
+        self.models = models_service(
+            Models(node, self.epoch, random.Random()),
+            self.bus,
+            Blobs(data / "blobs"),
+            load=self._load,
+            unload=self._unload,
+            remember=partial(state.put, "models", "desired"),
+            recall=state.get("models", "desired"),
+            verify=verifier(device.cloud_key),
+        )
+        self.benchmark_s = device.benchmark_s
+        self.left = ""
+
+    async def run(self) -> None:
+        """Until it is told to stop."""
+        on_signals(lambda name: self.agent.feed(StopAsked(name)))
+        for damage in self.state.damage:
+            log.error("the local store was damaged: %s", damage)
+            self.agent.feed(TroubleSeen(f"local store: {damage}"))
+        services = (self.agent, self.inference, self.telemetry, self.models)
+        bus = asyncio.create_task(self.bus.run(), name="bus")
+        try:
+            async with serve_locally(self.data, self._answer_locally):
+                await until(self.stopped, self._settle(), *(service.run() for service in services))
+            with suppress(TimeoutError):
+                async with asyncio.timeout(GOODBYE_S_MAX):
+                    await self.bus.drained()
+        finally:
+            await self.bus.close()
+            bus.cancel()
+            await asyncio.gather(bus, return_exceptions=True)
+            await self.host.close()
+        log.info("stopped: %s", self.left)
+
+    async def _settle(self) -> None:
+        """A boot that lived this long did not crash because of its modules."""
+        await asyncio.sleep(SETTLED_AFTER_S)
+        await asyncio.to_thread(self.state.settle)
+        await asyncio.Event().wait()
+
+    async def _measure(self) -> Capabilities:
+        runtime = f"wasmtime {version('wasmtime')}"
+        return await capabilities(self.machine, self.state, runtime, lambda: measure(self.benchmark_s))
+
+    def _leave(self, reason: str) -> None:
+        self.left = reason
+        self.stopped.set()
+
+    def _load_changed(self, load: LoadChanged) -> None:
+        self.agent.feed(LoadSeen(load.queue_depth, load.in_flight, load.models))
+
+    async def _load(self, name: str, path: Path, trusted: bool) -> int:
+        loaded = await self.host.load(name, path, trusted=trusted)
+        self._models_changed()
+        return loaded.describe().memory_bytes
+
+    def _unload(self, name: str) -> None:
+        self.host.unload(name)
+        self._models_changed()
+
+    def _models_changed(self) -> None:
+        self.inference.feed(ModelsChanged(frozenset(self.host.names())))
+
+    async def _answer_locally(self, request: LocalInfer) -> Reply:
+        inputs: Any = unpack_inputs(request.inputs)
+        return await self.local.ask(
+            self.inference, request.model, inputs, function=request.function, budget_s=request.budget_s
+        )
+
+
+def _agent(device: DeviceSection, epoch: int) -> Agent:
+    return Agent(
+        device.node,
+        epoch,
+        version("shoal"),
+        random.Random(),
+        labels=device.labels,
+        slots=device.slots,
+        heartbeat_s=device.heartbeat_s,
+    )
+
+
+def _host(device: DeviceSection, data: Path, key: bytes) -> ModuleHost:
+    limits = Limits(
+        memory_bytes_max=device.module_memory_bytes_max,
+        deadline_s=device.deadline_s,
+        queue_max=max(1, device.queue_max),
+    )
+    return ModuleHost(data / "compiled", key, limits, workers=device.slots + 1)
+
+
+if __name__ == "__main__":
+    chosen = arguments()
+    sys.exit(main(chosen, lambda: serve(settings(chosen))))
