@@ -10,7 +10,7 @@ PBKDF2 iterations stays at Mosquitto's own default and a thousand devices that r
 for each other's hashes (0.1 ms each). For passwords that people invent, pass more ``iterations``.
 
 A broker notices new and removed principals at the next login (embedded) or at SIGHUP (Mosquitto). Whoever is
-removed loses every right at once in the embedded broker, and in Mosquitto when the connection ends.
+removed can't log in again; a connection that stands lasts until it ends.
 """
 
 import base64
@@ -225,7 +225,9 @@ class Credentials:
             return None
         if certificate_name is None and not (password is not None and self.verify(name, password)):
             return None
-        return Identity(name, name if self.roles[name] is Role.DEVICE else f"{name}:{client_id}")
+        if self.roles[name] is Role.DEVICE:
+            return Identity(name, name)
+        return Identity(name, client_id if client_id.startswith(f"{name}:") else f"{name}:{client_id}")
 
     def _save(self) -> None:
         """Passwords first: after a crash in between, the new one can log in and may do nothing."""

@@ -107,6 +107,7 @@ def test_a_strangers_client_id_never_names_anothers_session(tmp_path: Path) -> N
             credentials("n1", device, "ann:watch", None),
             credentials("ann", ann, "n1", None),
             credentials("ann", ann, "watch", None),
+            credentials("ann", ann, "ann:watch", None),  # as the broker named it the first time
         )
         if identity is not None
     }
