@@ -1,0 +1,71 @@
+"""The registry on a bus, and the documented names over it."""
+
+import asyncio
+
+from broker.memory import MemoryBroker, MemoryBus
+from cloud.facts import NodeNews, NodeStatus
+from cloud.registry.core import Registry
+from cloud.registry.manager import EdgeManager, EdgeNodeStatus
+from cloud.registry.service import registry_service
+from shared.messages import Message
+from shared.topics import BIRTH, HEARTBEAT, PRESENCE, REPORTED, Address
+from shared.wire import encode
+from tests.unit.cloud.registry.devices import ABLE, beat, birth, presence, reported
+
+
+def test_what_devices_publish_is_told_to_the_others() -> None:
+    async def story() -> None:
+        broker = MemoryBroker()
+        bus, device = MemoryBus(broker), MemoryBus(broker)
+        heard: list[NodeNews] = []
+        core = Registry()
+        service = registry_service(core, bus, heard.append)
+        running = asyncio.create_task(service.run())
+        await asyncio.sleep(0)
+        bus.connect()
+        device.connect()
+
+        def says(to: Address[Message], message: Message) -> None:
+            device.publish(to.name, encode(message), qos=1, retain=to.topic.retain)
+
+        says(PRESENCE.at(node="pi"), presence("pi").presence)
+        says(BIRTH.at(node="pi"), birth("pi").birth)
+        says(HEARTBEAT.at(node="pi"), beat("pi", 0).heartbeat)
+        says(REPORTED.at(node="pi"), reported("pi", "digits").reported)
+        device.publish("node/pi/up/heartbeat", b"\xff not a heartbeat", qos=0)
+        async with asyncio.timeout(5):
+            while len(heard) < 4 or not service.counts["unreadable"]:
+                await asyncio.sleep(0.001)
+        assert [news.fact.status for news in heard] == [NodeStatus.UNKNOWN, NodeStatus.UNKNOWN, *["idle"] * 2]
+        assert heard[-1].fact.models["digits"][1] == "ready"
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        assert running.cancelled()
+
+    asyncio.run(story())
+
+
+def manager() -> tuple[EdgeManager, Registry]:
+    core = Registry(nodes_max=2)
+    return EdgeManager(core, lambda event: core.step(event, 0.0), lambda: 1_000_000.0), core
+
+
+def test_a_node_can_be_registered_before_it_speaks() -> None:
+    edge, core = manager()
+    assert edge.register_edge_node("pi", "10.0.0.9", ABLE)
+    assert not edge.register_edge_node("pi", "10.0.0.9", ABLE)
+    assert not edge.register_edge_node("Not An Id", "", ABLE)
+    assert edge.register_edge_node("second", "", ABLE)
+    assert not edge.register_edge_node("third", "", ABLE)
+    found = edge.get_edge_node_status("pi")
+    assert found is not None
+    assert (found["status"], found["address"], found["last_heartbeat"]) == ("offline", "10.0.0.9", None)
+    assert found["capabilities"]["cores"] == 4
+    core.step(beat("pi", 0), 10.0)
+    core.step(presence("second", online=False), 12.0)
+    node = edge.edge_node("pi")
+    assert node is not None
+    assert (node.status, node.last_heartbeat) == (EdgeNodeStatus.IDLE, 1_000_000.0 - 2.0)
+    assert list(edge.get_all_edge_nodes()) == ["pi", "second"]
+    assert edge.get_edge_node_status("nobody") is None
+    assert edge.get_system_overview()["by_status"]["idle"] == 1
