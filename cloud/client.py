@@ -15,12 +15,11 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from broker.connect import open_bus
-from shared.deploys import DeployResult
-from shared.replies import UploadProgress
 
 from broker.ask import Asker
 from broker.bus import Bus
 from shared.config import Config
+from shared.deploys import DeployResult
 from shared.errors import Unavailable
 from shared.messages import (
     CommandVerb,
@@ -32,6 +31,7 @@ from shared.messages import (
     Reply,
     Upload,
 )
+from shared.replies import UploadProgress
 from shared.tensors import AnyArray, pack_inputs, unpack_inputs
 from shared.topics import APP_COMMAND, APP_DEPLOY, APP_INFER, APP_QUERY, APP_UPLOAD, CHUNK_BYTES
 from shared.views import DeploymentView, Explanation, ModelView, NodeView, Overview
@@ -142,7 +142,12 @@ class Fleet:
 
     async def nodes(self) -> list[NodeView]:
         """Every node that the cloud knows, by id."""
-        return await self._query(QueryKind.NODES, list[NodeView])
+        found: list[NodeView] = []
+        while page := await self._query(
+            QueryKind.NODES, list[NodeView], after=found[-1].node if found else ""
+        ):
+            found += page
+        return found
 
     async def node(self, node: str) -> NodeView:
         """One node."""
@@ -168,9 +173,9 @@ class Fleet:
         """Versions, clock and counters of the cloud process."""
         return await self._query(QueryKind.STATUS, dict)
 
-    async def _query(self, kind: QueryKind, of: type[T], key: str = "") -> T:
+    async def _query(self, kind: QueryKind, of: type[T], key: str = "", after: str = "") -> T:
         def build(correlation: str, left_s: float) -> Query:
-            return Query(correlation=correlation, budget_s=left_s, kind=kind, key=key)
+            return Query(correlation=correlation, budget_s=left_s, kind=kind, key=key, after=after)
 
         reply = await self._asker.ask(APP_QUERY.at(app=self.app), build, self.budget_s)
         return unpacked(reply.body, of)

@@ -282,10 +282,14 @@ class QueryKind(StrEnum):
 
 
 class Query(Request, frozen=True, kw_only=True):
-    """Read the cloud's view. ``key`` names the one thing where the kind asks for one."""
+    """Read the cloud's view. ``key`` names the one thing where the kind asks for one.
+
+    Long lists come in pages: ``after`` is the last id of the page before.
+    """
 
     kind: QueryKind
     key: str = ""
+    after: str = ""
 
 
 class Upload(Request, frozen=True, kw_only=True):

@@ -157,7 +157,7 @@ INFER = Topic(
     _C,
     qos=1,
     expiry_s=60,
-    bytes_max=MIB,
+    bytes_max=MIB + KIB,
     note="expiry: the budget left",
 )
 COMMAND = Topic("node/{node}/down/command/{verb}", m.Command, _C, qos=1, expiry_s=60, bytes_max=8 * KIB)

@@ -22,6 +22,7 @@ from shared.messages import InferCommand, Reply, ReplyStatus
 from shared.topics import REPLY
 
 ANSWERED_KEPT = 512
+OUTPUT_BYTES_MAX = REPLY.bytes_max - 1024  # what stands around the outputs needs room too
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +214,10 @@ class Inference:
         job = self.running.pop(key, None)
         if job is None:
             return [Ignore(f"{key} is not running")]
-        if body is not None:
+        if body is not None and job.caller and len(bytes(body)) > OUTPUT_BYTES_MAX:
+            detail = f"the outputs are {len(bytes(body))} bytes; {OUTPUT_BYTES_MAX} fit into one reply"
+            effects = self._refuse(job, "output-too-large", detail)
+        elif body is not None:
             effects = self._answer(
                 job, Reply(correlation=job.correlation, body=body, node=self.node, service_s=service_s)
             )
