@@ -110,9 +110,9 @@ def on_grid(model: nn.Module) -> nn.Module:
 
     Processors sum in different orders, so two machines' float64 training runs differ: rounding errors near
     1e-16, grown by the steps of training. Measured: another instruction set ends 4e-15 away, a start changed
-    by 1e-11 ends 6e-11 away. A grid step is 2.4e-4, and the parameter that lies closest to a rounding boundary
-    is 4e-9 from it, a million times the difference: every machine rounds to the same grid points and writes
-    the same bytes. (Trained in float32, the differences would be larger than that gap.)
+    by 1e-11 ends 6e-11 away. A grid step is 2.4e-4, and the parameter that lies closest to a rounding
+    boundary is 4e-9 from it, a million times the difference: every machine rounds to the same grid points and
+    writes the same bytes. (Trained in float32, the differences would be larger than that gap.)
     """
     with torch.no_grad():
         for parameter in model.parameters():
