@@ -22,6 +22,7 @@ from broker.embedded import wire
 from broker.embedded.broker import Broker
 from broker.embedded.conversation import HANDLERS, Conversation
 from broker.embedded.handshake import Certificate, refusal, shake_hands
+from broker.embedded.scan import scan
 from broker.embedded.wire import Fault, NotMqtt, WrongVersion
 
 _FLUSH_BYTES = 256 << 10  # collect at most this much in one turn, so that the write buffer's limit is felt
@@ -92,8 +93,7 @@ class Connection(asyncio.Protocol):
         with memoryview(data) as view:
             try:
                 done = self._read_packets(view)
-                if done < len(view) and not self._closing:
-                    self._wanted_bytes = self._check_size(view[done:])
+                if not self._closing:
                     self._buffer += view[done:]
             except NotMqtt:
                 self._broker.counters.faults += 1
@@ -138,21 +138,15 @@ class Connection(asyncio.Protocol):
         if conversation is None:
             return done
         counters, limit = self._broker.counters, self._broker.limits.packet_bytes_max
-        size, read = len(view), mqtt5.read
-        while done < size and not self._closing:
-            first_byte = view[done]
-            try:
-                packet, nbytes = read(view[done:])
-            except IndexError:  # not all there yet
+        while not self._closing:
+            nbytes, body = self._frame(view[done:], limit)
+            if not nbytes:
                 break
-            except BaseException as error:
-                raise _fault_of(error, first_byte) from None
-            if nbytes > limit:
-                raise Fault(wire.PACKET_TOO_LARGE, f"a packet of {nbytes} bytes")
-            kind = first_byte >> 4
-            if kind == wire.SUBSCRIBE:
-                wire.check_subscribe_options(view[done : done + nbytes])
-            HANDLERS.get(kind, Conversation.on_misplaced)(conversation, packet, first_byte)
+            raw = view[done : done + nbytes]
+            scan(raw, body)
+            packet = _decode(raw)
+            first_byte = raw[0]
+            HANDLERS.get(first_byte >> 4, Conversation.on_misplaced)(conversation, packet, first_byte)
             counters.packets_received += 1
             done += nbytes
         return done
@@ -161,13 +155,13 @@ class Connection(asyncio.Protocol):
         """Wait for a whole CONNECT and answer it; how many bytes it took."""
         if view[0] >> 4 != wire.CONNECT:
             raise NotMqtt
-        nbytes = self._check_size(view)
-        if not 0 < nbytes <= len(view):
+        nbytes, body = self._frame(view, self._broker.limits.connect_bytes_max)
+        if not nbytes:
             return 0
-        connect = view[:nbytes]
-        wire.check_version(connect)
-        packet, _ = _decode(connect)
-        wire.check_connect_flags(connect)
+        raw = view[:nbytes]
+        wire.check_version(raw, body)
+        scan(raw, body)
+        packet = _decode(raw)
         assert isinstance(packet, mqtt5.ConnectPacket)
         certificate = Certificate(_common_name(self._transport), self._certificate_is_username)
         self._conversation, keep_alive_s = shake_hands(self._broker, self, packet, certificate)
@@ -178,14 +172,20 @@ class Connection(asyncio.Protocol):
             self._check_keep_alive()
         return nbytes
 
-    def _check_size(self, rest: memoryview) -> int:
-        """Bytes of the packet that begins here, 0 if not known yet; refuses it before it is buffered."""
-        limits = self._broker.limits
-        limit = limits.connect_bytes_max if self._conversation is None else limits.packet_bytes_max
-        nbytes = wire.announced_bytes(rest) or 0
-        if nbytes > limit:
-            raise Fault(wire.PACKET_TOO_LARGE, f"a packet of {nbytes} bytes")
-        return nbytes
+    def _frame(self, rest: memoryview, limit: int) -> tuple[int, int]:
+        """``(bytes, of which header)`` of the whole packet that begins here, or ``(0, 0)``: wait for more.
+
+        A packet above ``limit`` is refused by its header, before it is buffered.
+        """
+        size = len(rest)
+        short = size > 1 and rest[1] < 0x80
+        header = (rest[1] + 2, 2) if short else wire.fixed_header(rest) or (0, 0)
+        if header[0] > limit:
+            raise Fault(wire.PACKET_TOO_LARGE, f"a packet of {header[0]} bytes")
+        if 0 < header[0] <= size:
+            return header
+        self._wanted_bytes = header[0]
+        return 0, 0
 
     def _check_keep_alive(self) -> None:
         allowed_s = self._keep_alive_s * _KEEP_ALIVE_GRACE
@@ -272,20 +272,16 @@ class Connection(asyncio.Protocol):
             self._say_last(refusal(fault.code, fault.reason))
 
 
-def _decode(view: memoryview) -> tuple[mqtt5.Packet, int]:
+def _decode(raw: memoryview) -> mqtt5.Packet:
+    """Decode one whole packet; what the codec refuses is a fault of the peer."""
     try:
-        return mqtt5.read(view)
+        return mqtt5.read(raw)[0]
+    except (ValueError, IndexError) as error:
+        raise wire.fault_of(error, raw[0]) from None
     except BaseException as error:
-        raise _fault_of(error, view[0]) from None
-
-
-def _fault_of(error: BaseException, first_byte: int) -> Fault:
-    """What the codec could not read, as a fault of the peer; anything else goes on its way."""
-    if isinstance(error, ValueError):
-        return wire.fault_of(error, first_byte)
-    if wire.is_panic(error):
-        return Fault(wire.MALFORMED_PACKET, "text that is not UTF-8")
-    raise error
+        if wire.is_panic(error):
+            raise Fault(wire.MALFORMED_PACKET, "the codec gave up") from None
+        raise
 
 
 def _common_name(transport: asyncio.Transport) -> str | None:

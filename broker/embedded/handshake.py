@@ -71,8 +71,6 @@ def _check_connect(packet: mqtt5.ConnectPacket) -> None:
         raise Fault(wire.BAD_AUTHENTICATION_METHOD, "no enhanced authentication here")
     if packet.authentication_data is not None:
         raise Fault(wire.PROTOCOL_ERROR, "authentication data without a method")
-    if wire.has_null(packet.user_properties, packet.client_id, packet.username):
-        raise Fault(wire.MALFORMED_PACKET, "U+0000 in a string")
 
 
 def _identify(broker: Broker, packet: mqtt5.ConnectPacket, certificate: Certificate) -> Identity:

@@ -48,7 +48,7 @@ class RetainedStore:
         return [message for message in found if message.expires_at is None or now < message.expires_at]
 
     def sweep(self, now: float) -> int:
-        """Remove what has expired; how many that were. Readers skip the dead anyway: this gives memory back."""
+        """Remove what has expired; how many that were. Readers skip the dead; this gives memory back."""
         dead = [
             topic
             for topic in self._mortal

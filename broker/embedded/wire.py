@@ -1,9 +1,8 @@
 """The border to the codec: how its errors become reason codes, and what it lets pass that MQTT 5 forbids.
 
-The codec (mqtt5 0.8) says IndexError for "more bytes, please", ValueError for a malformed packet, and
-raises a Rust panic (a BaseException) for text that is not UTF-8. It has no length guard, drops reserved
-bits, and accepts a few values that are protocol errors; all of that is checked here, on bytes, before
-anything else sees them.
+The codec (mqtt5 0.8) raises ValueError for a malformed packet and a Rust panic (a BaseException) for text
+that is not UTF-8. It has no length guard: a packet is framed here and looked at by ``scan`` before the
+codec sees it.
 """
 
 import struct
@@ -97,23 +96,23 @@ def pubcomp(packet_id: int, code: int = SUCCESS) -> bytes:
     return _long_ack(0x70, 3, packet_id, code) if code else _short_ack(0x70, 2, packet_id)
 
 
-def announced_bytes(data: memoryview) -> int | None:
-    """Size of the packet at the start of ``data`` by its fixed header; None: the header is not all there.
+def fixed_header(data: memoryview) -> tuple[int, int] | None:
+    """``(bytes of the whole packet, bytes of its fixed header)``; None while the header is not all there.
 
     Raises:
         Fault: a remaining length of more than four bytes.
     """
-    size = 0
+    remaining = 0
     for at, byte in enumerate(data[1:5]):
-        size |= (byte & 0x7F) << 7 * at
+        remaining |= (byte & 0x7F) << 7 * at
         if byte < 0x80:
-            return size + at + 2
+            return remaining + at + 2, at + 2
     if len(data) >= 5:
         raise Fault(MALFORMED_PACKET, "a remaining length of more than four bytes")
     return None
 
 
-def fault_of(error: ValueError, first_byte: int) -> Fault:
+def fault_of(error: Exception, first_byte: int) -> Fault:
     """The reason code for what the codec refused."""
     text = str(error)
     if first_byte >> 4 == AUTH:
@@ -128,16 +127,15 @@ def is_panic(error: BaseException) -> bool:
     return type(error).__name__ == "PanicException"
 
 
-def check_version(connect: memoryview) -> None:
+def check_version(connect: memoryview, body: int) -> None:
     """Look at protocol name and version of a whole CONNECT packet before the codec does.
 
     Raises:
         WrongVersion: MQTT, but not version 5.
         NotMqtt: some other protocol.
     """
-    at = _skip_fixed_header(connect)
-    name_end = at + 2 + int.from_bytes(connect[at : at + 2], "big")
-    name, version = bytes(connect[at + 2 : name_end]), connect[name_end : name_end + 1]
+    name_end = body + 2 + int.from_bytes(connect[body : body + 2], "big")
+    name, version = bytes(connect[body + 2 : name_end]), connect[name_end : name_end + 1]
     if not version or name not in (b"MQTT", b"MQIsdp"):
         raise NotMqtt
     if version[0] in (3, 4):
@@ -145,42 +143,3 @@ def check_version(connect: memoryview) -> None:
     if version[0] != 5 or name != b"MQTT":
         unsupported = mqtt5.ConnAckReasonCode.UNSUPPORTED_PROTOCOL_VERSION
         raise WrongVersion(mqtt5.ConnAckPacket(reason_code=unsupported).write())
-
-
-def check_connect_flags(connect: memoryview) -> None:
-    """Reserved bit and will bits of a version 5 CONNECT (section 3.1.2.3), which the codec ignores."""
-    flags = connect[_skip_fixed_header(connect) + 7]
-    if flags & 0x01:
-        raise Fault(MALFORMED_PACKET, "the reserved connect flag is set")
-    if not flags & 0x04 and flags & 0x38:
-        raise Fault(MALFORMED_PACKET, "will QoS or will retain without a will")
-
-
-def check_subscribe_options(subscribe: memoryview) -> None:
-    """Reserved bits in the options of a SUBSCRIBE the codec has already read (section 3.8.3.1)."""
-    at = _skip_fixed_header(subscribe) + 2
-    at += _varint_end(subscribe[at:]) + _varint(subscribe[at:])
-    while at < len(subscribe):
-        at += 2 + int.from_bytes(subscribe[at : at + 2], "big")
-        if subscribe[at] & 0xC0:
-            raise Fault(MALFORMED_PACKET, "reserved subscription option bits are set")
-        at += 1
-
-
-def has_null(properties: list[tuple[str, str]], *texts: str | None) -> bool:
-    """True when any text has a U+0000, which a receiver of a forwarded property would hang up on."""
-    return any(text is not None and "\0" in text for text in texts) or any(
-        "\0" in name or "\0" in value for name, value in properties
-    )
-
-
-def _skip_fixed_header(data: memoryview) -> int:
-    return 1 + _varint_end(data[1:])
-
-
-def _varint_end(data: memoryview) -> int:
-    return next(at for at, byte in enumerate(data) if byte < 0x80) + 1
-
-
-def _varint(data: memoryview) -> int:
-    return sum((byte & 0x7F) << 7 * at for at, byte in enumerate(data[: _varint_end(data)]))
