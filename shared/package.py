@@ -44,13 +44,14 @@ class Package(msgspec.Struct, frozen=True, kw_only=True):
     parameters: bytes = b""
 
 
-_encoder = msgspec.msgpack.Encoder(order="deterministic")
 _decoder = msgspec.msgpack.Decoder(Package)
 
 
 def pack(package: Package) -> bytes:
-    """The file's bytes: equal packages give equal bytes."""
-    return MAGIC + _encoder.encode(package)
+    """The file's bytes: equal packages give equal bytes, whatever order their maps were filled in."""
+    info = msgspec.structs.replace(package.info, operators=dict(sorted(package.info.operators.items())))
+    ordered = msgspec.structs.replace(package, info=info, modules=dict(sorted(package.modules.items())))
+    return MAGIC + msgspec.msgpack.encode(ordered)
 
 
 def unpack(data: bytes) -> Package:
