@@ -19,11 +19,16 @@ from wasmtime import Trap, TrapCode, WasmtimeError
 
 from shared.errors import ShoalError, Unavailable
 
+_MESSAGE_CHARACTERS_MAX = 500
+
 
 class WasmError(ShoalError):
     """Base of everything this package raises on purpose."""
 
     code: ClassVar[str] = "wasm"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message[:_MESSAGE_CHARACTERS_MAX])  # it may quote names that the module chose
 
 
 class BadModule(WasmError):

@@ -14,11 +14,13 @@ from collections.abc import Callable
 from typing import Any
 
 import wasmtime
-from wasmtime import Func, FuncType, Store
+from wasmtime import Func, Store
+
+from edge.runtime.binary import Signature
 
 Number = int | float
 Call = Callable[..., tuple[Number, ...]]
-_FIELDS = frozenset({"i32", "i64", "f32", "f64"})
+NUMERIC = frozenset({"i32", "i64", "f32", "f64"})
 
 
 class RawBinding:
@@ -31,13 +33,13 @@ class RawBinding:
         self.trap_from, self.error_from = wasmtime.Trap._from_ptr, wasmtime.WasmtimeError._from_ptr
         self.releasing: Any = bindings._wasmtime_func_call_unchecked
         fields = {name for name, *_ in self.raw_value._fields_}
-        if not fields >= _FIELDS or ctypes.sizeof(self.raw_value) != 16:
+        if not fields >= NUMERIC or ctypes.sizeof(self.raw_value) != 16:
             raise TypeError("wasmtime's raw value is not the 16-byte union that this runtime knows")
         if [kind.__name__ for kind in self.releasing.argtypes] != [
             "LP_wasmtime_context",
             "LP_wasmtime_func",
             "LP_wasmtime_val_raw",
-            "c_ulong",
+            ctypes.c_size_t.__name__,
             "LP_LP_wasm_trap_t",
         ]:
             raise TypeError("wasmtime's unchecked call does not take the arguments that this runtime knows")
@@ -53,18 +55,19 @@ def find_raw_binding() -> RawBinding | None:
         return None
 
 
-def bind(store: Store, func: object, raw: RawBinding | None, *, hold_gil: bool = False) -> Call:
+def bind(
+    store: Store, func: object, signature: Signature, raw: RawBinding | None, *, hold_gil: bool = False
+) -> Call:
     """The exported function ``func`` of ``store`` as a plain callable: numbers in, a tuple of numbers out.
 
     Raises ``wasmtime.Trap`` or ``wasmtime.WasmtimeError``. Not thread-safe, like the store itself, which the
-    caller keeps open for as long as it calls.
+    caller keeps open for as long as it calls. ``signature``: the function's own, of numbers only.
     """
     assert isinstance(func, Func)  # the module's type was checked when it was opened
-    kind = func.type(store)
-    types = [str(one) for one in (*kind.params, *kind.results)]
-    if raw is None or not _FIELDS.issuperset(types):
+    assert NUMERIC.issuperset(signature.params + signature.results)
+    if raw is None:
         return _public(store, func)
-    return _raw(store, func, kind, raw, raw.holding if hold_gil else raw.releasing)
+    return _raw(store, func, signature, raw, raw.holding if hold_gil else raw.releasing)
 
 
 def _public(store: Store, func: Func) -> Call:
@@ -77,8 +80,8 @@ def _public(store: Store, func: Func) -> Call:
     return call
 
 
-def _raw(store: Store, func: Func, kind: FuncType, raw: RawBinding, enter: Any) -> Call:
-    params, results = [str(one) for one in kind.params], [str(one) for one in kind.results]
+def _raw(store: Store, func: Func, signature: Signature, raw: RawBinding, enter: Any) -> Call:
+    params, results = signature
     size = max(1, len(params), len(results))
     values = (raw.raw_value * size)()
     trap = ctypes.POINTER(raw.trap)()

@@ -128,7 +128,7 @@ class ModuleHost:
         return loaded
 
     async def run(
-        self, name: str, inputs: object, function: str = "run", *, deadline_s: float | None = None
+        self, name: str, inputs: object, function: str = "run", deadline_s: float | None = None
     ) -> Result:
         """Call a function. By kind of module:
 
@@ -139,7 +139,7 @@ class ModuleHost:
         loaded = self.get(name)
         return await self._call(loaded, lambda: loaded.program.check(function, inputs), deadline_s)
 
-    def run_now(self, name: str, inputs: Sequence[Array], function: str = "run") -> list[Array] | None:
+    def run_now(self, name: str, inputs: object, function: str = "run") -> list[Array] | None:
         """The same without an ``await``, for a trusted tensor module that is known to be quick; else None."""
         loaded = self.get(name)
         try:
@@ -151,7 +151,7 @@ class ModuleHost:
         return result
 
     async def run_many(
-        self, name: str, batch: Sequence[object], function: str = "run", *, deadline_s: float | None = None
+        self, name: str, batch: Sequence[object], function: str = "run", deadline_s: float | None = None
     ) -> list[Result | WasmError]:
         """Each member of ``batch`` as by :meth:`run`, order kept; a member that failed is its error.
 
@@ -180,6 +180,12 @@ class ModuleHost:
         await session.start()
         self._sessions.add(session)
         return session
+
+    async def __aenter__(self) -> "ModuleHost":
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
 
     async def close(self) -> None:
         """Refuse new calls, wait for those that run (their deadlines bound it), free everything."""

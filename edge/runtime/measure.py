@@ -6,6 +6,7 @@ from time import monotonic, perf_counter
 
 import wasmtime
 
+from edge.runtime.binary import NOTHING, Signature
 from edge.runtime.fastcall import Call, bind, find_raw_binding
 from edge.runtime.limits import Limits
 from edge.runtime.sandbox import WASMTIME_VERSION, Sandbox
@@ -31,7 +32,8 @@ def measure(seconds: float = 1.0) -> Measurement:
     with sandbox.open_store(0) as store:
         module = sandbox.compile(bytes(wasmtime.wat2wasm(_wat())))
         exports = sandbox.instantiate(store, module, (), float("inf")).exports(store)
-        multiply, nothing = (bind(store, exports[name], sandbox.raw) for name in ("multiply", "nothing"))
+        multiply = bind(store, exports["multiply"], Signature(("i32",), ("f32",)), sandbox.raw)
+        nothing = bind(store, exports["nothing"], NOTHING, sandbox.raw)
         return Measurement(_gflops(multiply, seconds), _overhead_us(nothing), WASMTIME_VERSION)
 
 

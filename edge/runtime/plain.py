@@ -4,14 +4,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from wasmtime import FuncType, Memory, Module
+import numpy as np
+from wasmtime import Memory, Module
 
+from edge.runtime.binary import Signature, read_interface
 from edge.runtime.errors import BadInput, BadModule, Unreachable, blamed
-from edge.runtime.fastcall import Number, bind
+from edge.runtime.fastcall import NUMERIC, Number, bind
 from edge.runtime.sandbox import Sandbox
 
 _INTEGER_BITS = {"i32": 32, "i64": 64}
-_NUMERIC = frozenset({"i32", "i64", "f32", "f64"})
 
 
 class PlainCall(NamedTuple):
@@ -23,14 +24,14 @@ class PlainCall(NamedTuple):
 
 @dataclass(slots=True)
 class PlainProgram:
-    """``signatures``: function -> its parameter types. State in globals or memory lasts from call to call
+    """``signatures``: of the functions that take and give only numbers. State in globals or memory lasts from call to call
     on one instance, and a call may meet any of the instances: keep such functions pure.
     """
 
     sandbox: Sandbox
     module: Module
     memory_bytes_max: int
-    signatures: Mapping[str, tuple[str, ...]]
+    signatures: Mapping[str, Signature]
 
     @property
     def functions(self) -> tuple[str, ...]:
@@ -39,16 +40,16 @@ class PlainProgram:
 
     def check(self, function: str, inputs: object) -> PlainCall:
         """Raises :class:`BadInput` that says what would fit."""
-        kinds = self.signatures.get(function)
-        if kinds is None:
+        signature = self.signatures.get(function)
+        if signature is None:
             raise BadInput(
                 f"there is no function {function!r}; there are {', '.join(self.signatures) or 'none'}"
             )
-        if not isinstance(inputs, Sequence) or isinstance(inputs, bytes | str) or len(inputs) != len(kinds):
-            raise BadInput(f"{function} takes {len(kinds)} numbers: {', '.join(kinds)}")
-        return PlainCall(
-            function, tuple(_number(value, kind) for value, kind in zip(inputs, kinds, strict=True))
-        )
+        kinds = signature.params
+        numbers = _flat(inputs, len(kinds))
+        if numbers is None or len(numbers) != len(kinds):
+            raise BadInput(f"{function} takes {len(kinds)} numbers: {', '.join(kinds) or 'none'}")
+        return PlainCall(function, tuple(map(_number, numbers, kinds)))
 
     def start(self, deadline: float) -> "PlainInstance":
         """A new instance. Runs the module's start function: use a thread."""
@@ -68,7 +69,8 @@ class PlainInstance:
             memory = exports.get("memory")
             self._memory = memory if isinstance(memory, Memory) else None
             self._calls = {
-                name: bind(self._store, exports[name], self._sandbox.raw) for name in program.signatures
+                name: bind(self._store, exports[name], signature, self._sandbox.raw)
+                for name, signature in program.signatures.items()
             }
         except BaseException:
             self._store.close()
@@ -93,17 +95,33 @@ class PlainInstance:
 
 def open_plain(sandbox: Sandbox, binary: bytes, memory_bytes_max: int) -> PlainProgram:
     """Compile and check the module. Blocks: use a thread. Raises :class:`BadModule`."""
-    module = sandbox.compile(binary)
-    if module.imports:
-        names = ", ".join(f"{one.module}.{one.name}" for one in module.imports[:5])
+    module, interface = sandbox.compile(binary), read_interface(binary)
+    if interface.imports:
+        names = ", ".join(f"{one.module}.{one.name}" for one in interface.imports[:5])
         raise BadModule(f"a plain module imports nothing; this one wants {names}")
-    signatures = {}
-    for export in module.exports:
-        if isinstance(kind := export.type, FuncType):
-            params, results = [str(one) for one in kind.params], [str(one) for one in kind.results]
-            if _NUMERIC.issuperset(params + results):
-                signatures[export.name] = tuple(params)
+    signatures = {
+        name: kind
+        for name, kind in interface.functions.items()
+        if NUMERIC.issuperset(kind.params + kind.results)
+    }
     return PlainProgram(sandbox, module, memory_bytes_max, signatures)
+
+
+def _flat(inputs: object, most: int) -> list[object] | None:
+    """Numbers, numpy scalars, and arrays for as many numbers as they hold."""
+    if isinstance(inputs, np.ndarray):
+        inputs = (inputs,)
+    if not isinstance(inputs, Sequence) or isinstance(inputs, bytes | str) or len(inputs) > most:
+        return None
+    numbers: list[object] = []
+    for one in inputs:
+        if isinstance(one, np.ndarray | np.generic):
+            if one.size > most:
+                return None
+            numbers.extend(np.ravel(one).tolist())
+        else:
+            numbers.append(one)
+    return numbers
 
 
 def _number(value: object, kind: str) -> Number:

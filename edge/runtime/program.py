@@ -3,10 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+from edge.runtime.binary import read_interface
 from edge.runtime.errors import BadModule
-from edge.runtime.fastcall import Number
 from edge.runtime.limits import Grants, Limits
-from edge.runtime.parameters import Array
 from edge.runtime.plain import open_plain
 from edge.runtime.sandbox import Sandbox
 from edge.runtime.tensor import abi_of, natural_batch, open_tensor
@@ -16,7 +15,7 @@ from shared.abi import read_abi
 from shared.errors import Unreadable
 from shared.package import MAGIC, ModuleKind, Package, PackageInfo, unpack
 
-Result = list[Array] | list[Number] | bytes
+Result = list[Any] | bytes  # arrays of a tensor module, numbers of a plain one, JSON of a command
 _MODULES_MAX = 16  # batch sizes in one package
 
 
@@ -68,8 +67,8 @@ def _wrapped(name: str, binary: bytes, limits: Limits) -> Package:
 def _kind(binary: bytes) -> ModuleKind:
     if read_abi(binary) is not None:
         return ModuleKind.TENSOR
-    # The name of WASI's import module stands in the binary as it is; open_wasi checks every import.
-    return ModuleKind.WASI if WASI_MODULE.encode() in binary else ModuleKind.PLAIN
+    imports = read_interface(binary).imports
+    return ModuleKind.WASI if any(one.module == WASI_MODULE for one in imports) else ModuleKind.PLAIN
 
 
 def open_program(package: Package, sandbox: Sandbox, grants: Grants) -> Program:

@@ -146,7 +146,7 @@ def _inputs(loaded: Loaded, function: str, data: object) -> tuple[object, bool]:
     if loaded.info.kind is ModuleKind.WASI:
         return data if isinstance(data, bytes) else msgspec.json.encode(data, enc_hook=_as_list), False
     if not isinstance(loaded.program, TensorProgram):
-        return np.asarray(data).tolist() if isinstance(data, np.ndarray) else data, False
+        return data, False
     shapes = loaded.program.variants[function][0].inputs
     several = data if isinstance(data, tuple) else (data,)
     if len(several) != len(shapes):

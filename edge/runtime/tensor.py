@@ -12,12 +12,22 @@ import numpy as np
 from wasmtime import Module
 
 from edge.runtime.batching import Part, parts
+from edge.runtime.binary import read_interface
 from edge.runtime.errors import BadInput, BadModule, OutputTooLarge
+from edge.runtime.limits import PAGE_BYTES
 from edge.runtime.parameters import DTYPES, Array, match, read_safetensors
 from edge.runtime.sandbox import Sandbox
 from edge.runtime.tensor_module import TensorModule, check_module
 from shared.abi import Abi, Function, Tensor, read_abi
 from shared.errors import Unreadable
+
+
+class CompiledModule(NamedTuple):
+    """One batch size of a package, compiled and checked."""
+
+    module: Module
+    abi: Abi
+    memory_bytes: int
 
 
 class TensorCall(NamedTuple):
@@ -65,12 +75,12 @@ class TensorProgram:
     """Everything about a package that its instances share. Immutable after :func:`open_tensor`."""
 
     sandbox: Sandbox
-    modules: Mapping[int, tuple[Module, Abi]]
+    modules: Mapping[int, CompiledModule]
     parameters: Mapping[str, Array]
     variants: dict[str, list[_Variant]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for size, (_, abi) in sorted(self.modules.items()):
+        for size, (_, abi, _) in sorted(self.modules.items()):
             for one in abi.functions:
                 self.variants.setdefault(one.name, []).append(_variant(size, one))
 
@@ -171,16 +181,16 @@ def open_tensor(
     sandbox: Sandbox, binaries: Mapping[int, bytes], blob: bytes, memory_bytes_max: int
 ) -> TensorProgram:
     """Compile and check a package's modules. Blocks: use a thread. Raises :class:`BadModule`."""
-    modules: dict[int, tuple[Module, Abi]] = {}
+    modules: dict[int, CompiledModule] = {}
     for size, binary in binaries.items():
         abi = abi_of(binary)
         if size < 1:
             raise BadModule(f"batch size {size}: a tensor module's is 1 or more")
-        module = sandbox.compile(binary)
-        check_module(module, abi, memory_bytes_max)
-        modules[size] = (module, abi)
+        module, interface = sandbox.compile(binary), read_interface(binary)
+        check_module(interface, abi, memory_bytes_max)
+        modules[size] = CompiledModule(module, abi, (interface.memory_pages or 0) * PAGE_BYTES)
     program = TensorProgram(sandbox, modules, read_safetensors(blob))
-    for _, abi in modules.values():
+    for _, abi, _ in modules.values():
         match(abi.parameters, program.parameters)
     _check_variants(program)
     return program

@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from wasmtime import FuncType, Memory, MemoryType, Module
+from wasmtime import Memory, Module
 
+from edge.runtime.binary import NOTHING, Interface
 from edge.runtime.errors import BadModule
 from edge.runtime.fastcall import Call, bind
 from edge.runtime.limits import PAGE_BYTES
@@ -32,10 +33,12 @@ class _Bound(NamedTuple):
 class TensorModule:
     """One module of the package in one store. Belongs to one thread at a time."""
 
-    def __init__(self, sandbox: Sandbox, module: Module, abi: Abi, deadline: float) -> None:
+    def __init__(
+        self, sandbox: Sandbox, module: Module, abi: Abi, memory_bytes: int, deadline: float
+    ) -> None:
         """Raises :class:`WasmError` when the start function misbehaves."""
         self._sandbox, self._abi = sandbox, abi
-        self._store = sandbox.open_store(_memory_bytes(module))
+        self._store = sandbox.open_store(memory_bytes)
         try:
             exports = sandbox.instantiate(self._store, module, (), deadline).exports(self._store)
             memory = exports["memory"]
@@ -43,7 +46,9 @@ class TensorModule:
             self._memory = np.frombuffer(memoryview(memory.get_buffer_ptr(self._store)), np.uint8)
             self._parameters = tuple(self._view(tensor) for tensor in abi.parameters.tensors)
             self._functions = {one.name: self._bind(one, exports[one.name]) for one in abi.functions}
-            self._prepare = bind(self._store, exports[PREPARE], sandbox.raw) if PREPARE in exports else None
+            self._prepare = (
+                bind(self._store, exports[PREPARE], NOTHING, sandbox.raw) if PREPARE in exports else None
+            )
         except BaseException:
             self._store.close()
             raise
@@ -89,8 +94,8 @@ class TensorModule:
         return _Bound(
             tuple(self._view(tensor) for tensor in described.inputs),
             outputs,
-            bind(self._store, export, raw),
-            bind(self._store, export, raw, hold_gil=True),
+            bind(self._store, export, NOTHING, raw),
+            bind(self._store, export, NOTHING, raw, hold_gil=True),
         )
 
     def _view(self, tensor: Tensor) -> Array:
@@ -104,27 +109,19 @@ class TensorModule:
         return view.view(np.uint8) if tensor.dtype == "bool" else view
 
 
-def check_module(module: Module, abi: Abi, memory_bytes_max: int) -> None:
+def check_module(interface: Interface, abi: Abi, memory_bytes_max: int) -> None:
     """Does the module keep what its description promises? Raises :class:`BadModule`."""
-    if module.imports:
-        names = ", ".join(f"{one.module}.{one.name}" for one in module.imports[:5])
+    if interface.imports:
+        names = ", ".join(f"{one.module}.{one.name}" for one in interface.imports[:5])
         raise BadModule(f"a tensor module imports nothing; this one wants {names}")
-    exports = {str(one.name): one.type for one in module.exports}
-    if not isinstance(exports.get("memory"), MemoryType):
+    if interface.memory_pages is None:
         raise BadModule("a tensor module exports its memory as `memory`; this one does not")
-    size = _memory_bytes(module)
+    size = interface.memory_pages * PAGE_BYTES
     if not abi.memory_bytes <= size <= memory_bytes_max:
         raise BadModule(
             f"the memory has {size} bytes; described are {abi.memory_bytes}, at most {memory_bytes_max}"
         )
-    wanted = {one.name for one in abi.functions} | ({PREPARE} & exports.keys())
+    wanted = {one.name for one in abi.functions} | ({PREPARE} & interface.functions.keys())
     for name in sorted(wanted):
-        kind = exports.get(name)
-        if not isinstance(kind, FuncType) or kind.params or kind.results:
+        if interface.functions.get(name) != NOTHING:
             raise BadModule(f"{name} is not an exported function without parameters and results")
-
-
-def _memory_bytes(module: Module) -> int:
-    kind = next(one.type for one in module.exports if one.name == "memory")
-    assert isinstance(kind, MemoryType)
-    return int(kind.limits.min) * PAGE_BYTES

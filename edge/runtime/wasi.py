@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import wasmtime
-from wasmtime import Func, FuncType, Memory, MemoryType, Module, Store, ValType
+from wasmtime import Func, FuncType, Memory, Module, Store, ValType
 
 from edge.runtime import wasi_table
-from edge.runtime.errors import BadInput, BadModule, OutOfMemory, Stopped, Unreachable, WasmError, blamed
+from edge.runtime.binary import NOTHING, Import, Signature, read_interface
+from edge.runtime.errors import BadInput, BadModule, Stopped, Unreachable, WasmError, blamed
 from edge.runtime.fastcall import bind
-from edge.runtime.limits import PAGE_BYTES, Grants
+from edge.runtime.limits import Grants
 from edge.runtime.sandbox import Sandbox
 from edge.runtime.wasi_process import BadAddress, Process
 
@@ -79,38 +80,32 @@ class WasiProgram:
         assert isinstance(memory, Memory)
         process.attach(store, memory)
         try:
-            self.sandbox.call(store, deadline, bind(store, entry, self.sandbox.raw))
+            self.sandbox.call(store, deadline, bind(store, entry, NOTHING, self.sandbox.raw))
         except Unreachable as error:
             raise blamed(error, memory.data_len(store), self.memory_bytes_max) from None
 
 
 def open_wasi(sandbox: Sandbox, binary: bytes, memory_bytes_max: int, grants: Grants) -> WasiProgram:
     """Compile and check the command. Blocks: use a thread. Raises :class:`BadModule`."""
-    module = sandbox.compile(binary)
-    imports = tuple(_checked_import(one.module, one.name or "", one.type) for one in module.imports)
-    exports = {one.name: one.type for one in module.exports}
-    entry, memory = exports.get(ENTRY), exports.get("memory")
-    if not isinstance(entry, FuncType) or entry.params or entry.results or not isinstance(memory, MemoryType):
+    module, interface = sandbox.compile(binary), read_interface(binary)
+    imports = tuple(_checked_import(one) for one in interface.imports)
+    if interface.functions.get(ENTRY) != NOTHING or interface.memory_pages is None:
         raise BadModule(
             "a WASI command exports `memory` and a function `_start` without parameters and results"
-        )
-    if memory.limits.min * PAGE_BYTES > memory_bytes_max:
-        raise OutOfMemory(
-            f"the memory starts with {memory.limits.min} pages; the limit is {memory_bytes_max} bytes"
         )
     shim = sandbox.compile(bytes(wasmtime.wat2wasm(wasi_table.shim(sorted(set(imports))))))
     return WasiProgram(sandbox, module, shim, imports, grants, memory_bytes_max)
 
 
-def _checked_import(module: str, name: str, kind: object) -> str:
-    params = wasi_table.SIGNATURES.get(name) if module == wasi_table.MODULE else None
+def _checked_import(wanted: Import) -> str:
+    params = wasi_table.SIGNATURES.get(wanted.name) if wanted.module == wasi_table.MODULE else None
     if params is None:
-        raise BadModule(f"the import {module}.{name} is not allowed; there is only {wasi_table.MODULE}")
-    results = [] if name == "proc_exit" else ["i32"]
-    right = isinstance(kind, FuncType) and [str(one) for one in kind.params] == list(params)
-    if not right or [str(one) for one in kind.results] != results:  # type: ignore[attr-defined]
-        raise BadModule(f"the import {name} has another type than in WASI preview 1")
-    return name
+        raise BadModule(
+            f"the import {wanted.module}.{wanted.name} is not allowed; {wasi_table.MODULE} is all there is"
+        )
+    if wanted.signature != Signature(params, () if wanted.name == "proc_exit" else ("i32",)):
+        raise BadModule(f"the import {wanted.name} has another type than in WASI preview 1")
+    return wanted.name
 
 
 def _host_function(store: Store, process: Process, name: str) -> Func:
