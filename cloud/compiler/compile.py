@@ -62,9 +62,8 @@ def compile_model(
     parameters: Mapping[str, F32Array] = {}
     for size in batch_sizes:
         exported = export(model, batched(example_inputs, size))
-        graphs[size] = optimise(exported.graph)
-        _check_outputs(graphs[size], size)
-        parameters = exported.parameters
+        parameters, graphs[size] = exported.parameters, optimise(exported.graph)
+        _check_batch(graphs[size], size)
     modules = {size: build_module(graph) for size, graph in graphs.items()}
     smallest = min(batch_sizes)
     info = PackageInfo(
@@ -109,7 +108,7 @@ def _check_batch_sizes(batch_sizes: Sequence[int]) -> None:
         )
 
 
-def _check_outputs(graph: Graph, batch_size: int) -> None:
+def _check_batch(graph: Graph, batch_size: int) -> None:
     for value in (*graph.inputs, *graph.outputs):
         if value.shape[:1] != (batch_size,):
             raise CompileError(

@@ -30,7 +30,8 @@ class Runner:
     def __call__(self, *inputs: npt.ArrayLike) -> F32Array | tuple[F32Array, ...]:
         """The model's outputs for inputs of shape [items, ...], for any number of items of at least one.
 
-        The items go through the largest module that they fill; the rest is padded with zeros to the smallest.
+        The items go through the largest module that they fill, and the last of them, if they fill none,
+        through the smallest: what its other rows compute is not looked at.
         Raises ValueError for inputs of another shape than the model's.
         """
         arrays = [np.asarray(one, dtype=np.float32) for one in inputs]
@@ -78,7 +79,6 @@ class _Instance:
             if array.shape[1:] != view.shape[1:]:
                 raise ValueError(f"an item of shape {array.shape[1:]}; the model takes {view.shape[1:]}")
             view[: len(array)] = array
-            view[len(array) :] = 0
         self._run(self._store)
         return [view[: len(arrays[0])].copy() for view in self._outputs]
 

@@ -121,6 +121,11 @@ def test_other_number_types_are_refused(dtype):
         export(nn.ReLU(), (X.to(dtype),))
 
 
+def test_an_empty_array_is_refused():
+    with pytest.raises(CompileError, match="empty"):
+        export(nn.ReLU(), (X[:, :0],))
+
+
 class GivesANumber(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, int]:
         return x, 3

@@ -93,6 +93,15 @@ def test_a_reshape_shares_its_address_and_keeps_the_original_alive():
     assert {one.name: one.last for one in lifetimes(graph)}[a.name] == 4
 
 
+def test_an_output_that_is_a_reshape_keeps_the_original_to_the_end():
+    build = Builder(2, 6)
+    a = build.apply(Relu(), build.input)
+    b = build.apply(Reshape((2, 3, 2)), a)
+    c = build.apply(Relu(), build.apply(Relu(), build.input))
+    graph = build.graph(b, c)
+    assert {one.name: one.last for one in lifetimes(graph)}[a.name] == len(graph.nodes)
+
+
 def test_a_model_over_two_gibibytes_is_refused():
     huge = Parameter("w", Value("w", (1 << 15, 1 << 14)))
     with pytest.raises(CompileError, match="memory"):
