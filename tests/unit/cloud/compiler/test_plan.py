@@ -93,6 +93,16 @@ def test_a_reshape_shares_its_address_and_keeps_the_original_alive():
     assert {one.name: one.last for one in lifetimes(graph)}[a.name] == 4
 
 
+def test_a_chain_of_reshapes_is_one_address():
+    build = Builder(2, 6)
+    a = build.apply(Relu(), build.input)
+    c = build.apply(Reshape((12,)), build.apply(Reshape((2, 3, 2)), a))
+    graph = build.graph(c)
+    plan = plan_memory(graph)
+    assert plan.offsets[a.name] == plan.offsets[c.name]
+    assert {one.name: one.last for one in lifetimes(graph)}[a.name] == len(graph.nodes)
+
+
 def test_an_output_that_is_a_reshape_keeps_the_original_to_the_end():
     build = Builder(2, 6)
     a = build.apply(Relu(), build.input)
