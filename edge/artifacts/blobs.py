@@ -1,0 +1,144 @@
+"""The blob folder: content-addressed files that are whole, or not there.
+
+    <digest>.shoal    verified, durable; appears by a rename and is never written to again
+    <digest>.part     on its way; any byte of it may be missing or torn
+
+After a crash a part is hashed chunk by chunk against the signed manifest, and what matches is kept. There
+is no journal beside it that could disagree with it, and chunks need no sync of their own: one that the
+power failure took does not match its hash and is fetched again. Hashing costs about a second per gigabyte,
+in a thread; fetching the same bytes costs minutes.
+
+Every path is made from a checked digest. Methods block; the shell runs the long ones in a thread.
+"""
+
+import errno
+import os
+import shutil
+from hashlib import file_digest, sha256
+from pathlib import Path
+
+from shared.artifacts import chunk_count, chunk_digest, is_digest
+from shared.errors import Unavailable, Unreadable
+from shared.messages import Manifest
+from shared.package import SUFFIX
+from shared.topics import MIB
+
+PART = ".part"
+
+
+class Blobs:
+    """The folder of one device. ``free_bytes_min``: what is left for everything else on the disk."""
+
+    def __init__(self, folder: Path, *, free_bytes_min: int = 16 * MIB) -> None:
+        self.folder, self._free_bytes_min = folder, free_bytes_min
+        self._verified: set[str] = set()
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def path(self, digest: str) -> Path:
+        """Where the whole blob is, or will be."""
+        return self._file(digest, SUFFIX)
+
+    def held(self) -> tuple[dict[str, int], dict[str, int]]:
+        """The whole blobs and the parts on the disk: digest -> bytes."""
+        whole: dict[str, int] = {}
+        parts: dict[str, int] = {}
+        for path in self.folder.iterdir():
+            where = {SUFFIX: whole, PART: parts}.get(path.suffix)
+            if where is not None and is_digest(path.stem):
+                where[path.stem] = path.stat().st_size
+        return whole, parts
+
+    def open(self, manifest: Manifest) -> frozenset[int]:
+        """Make sure of a part file with room to grow; return the chunks that lie in it, verified.
+
+        Raises :class:`Unavailable` when the disk has no room for the rest.
+        """
+        path = self._file(manifest.digest, PART)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            os.ftruncate(descriptor, min(os.fstat(descriptor).st_size, manifest.size_bytes))
+            have = frozenset(_chunks_in(descriptor, manifest))
+        finally:
+            os.close(descriptor)
+        self._check_room(manifest.size_bytes - len(have) * manifest.chunk_bytes)
+        return have
+
+    def write(self, digest: str, offset: int, data: bytes) -> None:
+        """Put one chunk at its place. Raises :class:`Unavailable` when the disk is full."""
+        descriptor = os.open(self._file(digest, PART), os.O_WRONLY | os.O_CREAT, 0o600)
+        try:
+            written = os.pwrite(descriptor, data, offset)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            written = 0
+        finally:
+            os.close(descriptor)
+        if written < len(data):
+            raise Unavailable(f"no room: need {len(data)} bytes, have {self._free_bytes()}")
+
+    def land(self, digest: str) -> int:
+        """Verify the whole part, make it durable, rename it into place; return its size in bytes.
+
+        Raises :class:`Unreadable` when it is not what its name says; it stays a part then.
+        """
+        part, whole = self._file(digest, PART), self.path(digest)
+        with part.open("rb") as file:
+            if file_digest(file, "sha256").hexdigest() != digest:
+                raise Unreadable("the chunks are what was signed, the whole is not")
+            os.fsync(file.fileno())
+            size_bytes = os.fstat(file.fileno()).st_size
+        part.replace(whole)
+        self._sync_folder()
+        self._verified.add(digest)
+        return size_bytes
+
+    def verify(self, digest: str) -> bool:
+        """Whether the blob is there and still what its name says (hashed once per process)."""
+        if digest not in self._verified:
+            try:
+                with self.path(digest).open("rb") as file:
+                    if file_digest(file, "sha256").hexdigest() != digest:
+                        return False
+            except FileNotFoundError:
+                return False
+            self._verified.add(digest)
+        return True
+
+    def delete(self, digest: str) -> None:
+        """Remove the blob and the part, as far as they are there."""
+        self._verified.discard(digest)
+        for suffix in (SUFFIX, PART):
+            self._file(digest, suffix).unlink(missing_ok=True)
+
+    def _file(self, digest: str, suffix: str) -> Path:
+        if not is_digest(digest):
+            raise ValueError(f"{digest[:80]!r} is not a digest")
+        return self.folder / f"{digest}{suffix}"
+
+    def _check_room(self, need_bytes: int) -> None:
+        have = self._free_bytes()
+        if need_bytes > have:
+            raise Unavailable(f"no room: need {need_bytes} bytes, have {have}")
+
+    def _free_bytes(self) -> int:
+        return max(0, shutil.disk_usage(self.folder).free - self._free_bytes_min)
+
+    def _sync_folder(self) -> None:
+        descriptor = os.open(self.folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _chunks_in(descriptor: int, manifest: Manifest) -> list[int]:
+    """The indexes whose bytes match the manifest; what lies beyond the end of the file can't."""
+    size_bytes = os.fstat(descriptor).st_size
+    reachable = min(chunk_count(manifest), -(-size_bytes // manifest.chunk_bytes))
+    return [
+        index
+        for index in range(reachable)
+        if sha256(os.pread(descriptor, manifest.chunk_bytes, index * manifest.chunk_bytes)).digest()
+        == chunk_digest(manifest, index)
+    ]
