@@ -128,7 +128,8 @@ def test_a_transaction_that_raises_leaves_no_trace(tmp_path):
             storage.write(OLD)
             raise KeyError
 
-    pytest.raises(KeyError, changes_its_mind)
+    with pytest.raises(KeyError):
+        changes_its_mind()
     assert storage.read() == AtomicStorage(path).read() == NEW
 
 

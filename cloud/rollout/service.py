@@ -1,0 +1,52 @@
+"""The rollout core, bound to the bus and the store."""
+
+import asyncio
+import time
+from typing import Protocol
+
+from broker.bus import Bus
+from broker.service import Service, on
+from cloud.rollout.core import Rollout
+from cloud.rollout.events import Deployed, Event, Load, NodeDesired, ReportedSeen, Restored, Save, Saved
+from cloud.rollout.rules import Key, Rule
+from shared.messages import Deploy
+from shared.topics import APP_DEPLOY, REPORTED
+
+
+class RolloutStore(Protocol):
+    """Where rules and orders survive. Both methods block, and are one transaction each."""
+
+    def load_rollout(self) -> tuple[tuple[Rule, ...], tuple[NodeDesired, ...]]:
+        """All rules, oldest first, and the orders of every node."""
+        ...
+
+    def save_rollout(
+        self, rules: tuple[Rule, ...], withdrawn: tuple[Key, ...], desired: tuple[NodeDesired, ...]
+    ) -> None:
+        """Durable, all of it, when this returns."""
+        ...
+
+
+def rollout(core: Rollout, bus: Bus, store: RolloutStore) -> Service[Event]:
+    """Feed it what the registry says of nodes, and a :class:`ModelAdded` for each model in the catalog."""
+
+    def deployed(ids: dict[str, str], deploy: Deploy) -> Deployed:
+        return Deployed(ids["app"], deploy, time.time())
+
+    async def load(_: Load) -> Restored:
+        return Restored(*await asyncio.to_thread(store.load_rollout))
+
+    async def save(work: Save) -> Saved:
+        await asyncio.to_thread(store.save_rollout, work.rules, work.withdrawn, work.desired)
+        return Saved()
+
+    return Service(
+        "rollout",
+        core,
+        bus,
+        routes=[
+            on(APP_DEPLOY, deployed),
+            on(REPORTED, lambda ids, reported: ReportedSeen(ids["node"], reported)),
+        ],
+        work={Load: load, Save: save},
+    )
