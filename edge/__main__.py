@@ -7,13 +7,13 @@ import random
 import sys
 import time
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from broker.connect import open_bus
-
 from broker.process import common_options, configured, labels, main, on_signals, until
 from edge.agent.capabilities import capabilities
 from edge.agent.core import Agent, LoadSeen, StopAsked, TroubleSeen
@@ -23,13 +23,13 @@ from edge.agent.vitals import Machine
 from edge.artifacts.blobs import Blobs
 from edge.artifacts.core import Models
 from edge.artifacts.service import models_service
+from edge.artifacts.trust import verifier
 from edge.inference.core import DrainStarted, Inference, LoadChanged, ModelsChanged
 from edge.inference.service import LocalClients, inference_service
 from edge.runtime import Limits, ModuleHost, measure
 from edge.store.state import DeviceState
 from edge.telemetry.core import Telemetry
 from edge.telemetry.service import telemetry_service
-from shared.artifacts import verifier
 from shared.config import Config, DeviceSection
 from shared.errors import ConfigError
 from shared.ids import is_id
@@ -131,14 +131,14 @@ class Boot:
             self.machine.sample,
         )
         self.models = models_service(
-            Models(node, self.epoch, random.Random()),
+            Models(node, self.epoch, random.random),
             self.bus,
             Blobs(data / "blobs"),
             load=self._load,
             unload=self._unload,
             remember=partial(state.put, "models", "desired"),
-            recall=state.get("models", "desired"),
             verify=verifier(device.cloud_key),
+            saved=state.get("models", "desired"),
         )
         self.benchmark_s = device.benchmark_s
         self.left = ""
@@ -181,10 +181,10 @@ class Boot:
     def _load_changed(self, load: LoadChanged) -> None:
         self.agent.feed(LoadSeen(load.queue_depth, load.in_flight, load.models))
 
-    async def _load(self, name: str, path: Path, trusted: bool) -> int:
+    async def _load(self, name: str, path: Path, trusted: bool) -> "InService":
         loaded = await self.host.load(name, path, trusted=trusted)
         self._models_changed()
-        return loaded.describe().memory_bytes
+        return InService(loaded.info.memory_bytes_max)
 
     def _unload(self, name: str) -> None:
         self.host.unload(name)
@@ -198,6 +198,13 @@ class Boot:
         return await self.local.ask(
             self.inference, request.model, inputs, function=request.function, budget_s=request.budget_s
         )
+
+
+@dataclass(frozen=True, slots=True)
+class InService:
+    """What the models' core wants to know of a module that answers now."""
+
+    memory_bytes: int
 
 
 def _agent(device: DeviceSection, epoch: int) -> Agent:

@@ -25,8 +25,15 @@ class Documents(Protocol):
 class Benchmark(Protocol):
     """What the runtime's own benchmark returns."""
 
-    gflops: float
-    call_overhead_us: float
+    @property
+    def gflops(self) -> float:
+        """Single precision, one thread."""
+        ...
+
+    @property
+    def call_overhead_us(self) -> float:
+        """Of one call into a module."""
+        ...
 
 
 async def capabilities(
