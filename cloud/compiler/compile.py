@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from cloud.compiler.backend import Module, build_module
 from cloud.compiler.cost import flops, operator_counts
 from cloud.compiler.errors import CompileError
@@ -18,7 +16,7 @@ from cloud.compiler.ir import Graph
 from cloud.compiler.parameters import F32Array, encode_parameters
 from cloud.compiler.passes import optimise
 from cloud.compiler.runner import Runner
-from shared.package import MAGIC, ModuleKind, Package, PackageInfo
+from shared.package import ModuleKind, Package, PackageInfo, pack
 
 if TYPE_CHECKING:
     import torch
@@ -33,7 +31,7 @@ class Compiled:
 
     def save(self, path: str | Path) -> None:
         """Write the ``.shoal`` file: the same model, the same bytes."""
-        Path(path).write_bytes(package_bytes(self.package))
+        Path(path).write_bytes(pack(self.package))
 
     def load(self) -> Runner:
         """Instantiate it here, in wasmtime: a callable from numpy to numpy."""
@@ -76,17 +74,6 @@ def compile_model(
         description=description,
     )
     return Compiled(_package(info, modules, parameters), modules)
-
-
-def package_bytes(package: Package) -> bytes:
-    """The ``.shoal`` file's bytes; :func:`shared.package.unpack` reads them.
-
-    ``shared.package.pack`` asks msgspec for a deterministic order, which refuses the integer keys of
-    ``modules``; here both dictionaries are put in order first, and the encoder keeps it.
-    """
-    info = msgspec.structs.replace(package.info, operators=dict(sorted(package.info.operators.items())))
-    ordered = msgspec.structs.replace(package, info=info, modules=dict(sorted(package.modules.items())))
-    return MAGIC + msgspec.msgpack.encode(ordered)
 
 
 def _package(info: PackageInfo, modules: Mapping[int, Module], parameters: Mapping[str, F32Array]) -> Package:
