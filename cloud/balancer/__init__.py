@@ -1,0 +1,1 @@
+"""Which device answers a request, and what happens when it does not."""
