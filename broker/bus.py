@@ -7,6 +7,8 @@ The promises:
 - ``publish`` never blocks. While the link is down QoS 1 messages wait in a bounded outbox, retained facts
   replacing their older version; QoS 0 messages are dropped and counted. At the bound it returns False.
 - Messages of one topic reach a handler in the order they were published (per QoS).
+- A handler gets a message once, however many of its filters match; one that raises is logged and counted,
+  and keeps nothing from the others. Facts may be repeated when somebody else subscribes to them.
 - A QoS 1 message is acknowledged only after its handler returned; a handler that returns a future delays
   the acknowledgement until the future is done, so that the broker's receive maximum holds senders back.
 - A link watcher is called with "up" only after every subscription stands.
@@ -18,12 +20,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import msgspec
+
 Handler = Callable[["Delivery"], "asyncio.Future[None] | None"]
 LinkWatcher = Callable[["Link"], None]
 
 
-@dataclass(frozen=True, slots=True)
-class Delivery:
+class Delivery(msgspec.Struct, frozen=True, gc=False):
     """One message as it arrived. ``retained``: it was already there when we subscribed."""
 
     topic: str
@@ -66,13 +69,22 @@ class Will:
 
 @dataclass(slots=True)
 class BusStats:
-    """Counters of one bus since its start."""
+    """Counters of one bus since its start.
+
+    ``dropped_offline`` and ``dropped_congested``: QoS 0 only. ``compacted``: facts that a newer one replaced
+    before they were sent. ``refused``: the broker did not take them. ``unroutable``: nobody listens.
+    """
 
     published: int = 0
     received: int = 0
     dropped_offline: int = 0
+    dropped_congested: int = 0
     dropped_full: int = 0
+    dropped_expired: int = 0
+    compacted: int = 0
+    refused: int = 0
     unroutable: int = 0
+    handler_errors: int = 0
     reconnects: int = 0
 
 
@@ -121,4 +133,20 @@ class Bus(Protocol):
 
     async def drained(self) -> None:
         """Wait until everything published so far was acknowledged. Bound it with ``asyncio.timeout``."""
+        ...
+
+
+class ConnectedBus(Bus, Protocol):
+    """A bus on a network: somebody has to keep its connection alive."""
+
+    async def run(self) -> None:
+        """Connect, and again whenever the link is lost, until cancelled or :meth:`close`.
+
+        Cancelled, it drops the connection without a word and the broker publishes the will: a process that
+        falls must not look as if it had left in good order.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Say goodbye: no will. ``run`` returns. What is still queued is lost; see :meth:`drained`."""
         ...

@@ -1,0 +1,228 @@
+"""Bytes <-> packets of one TCP connection: framing, batched writes, keepalive. No MQTT session inside.
+
+Reading: every packet of a chunk is handled inside ``data_received``; what handlers write meanwhile leaves
+in one ``transport.write`` at the end of it. Writing outside of that is gathered until the loop's next turn.
+
+The codec panics on some malformed packets (invalid UTF-8 raises a ``BaseException``) and has no length
+guard; :func:`read_packet` and :func:`frame_bytes` make both an ordinary :class:`BadPacket`.
+"""
+
+import asyncio
+import socket
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import mqtt5
+
+from shared.errors import RemoteError
+
+Handlers = Mapping[type, Callable[[Any], None]]
+
+_WRITE_BYTES_MAX = 1 << 20  # over this, QoS 0 is dropped and QoS 1 waits in the outbox
+_GOODBYE_S = 1.0
+_PING = mqtt5.PingReqPacket().write()
+_LENGTH_BYTES_MAX = 4  # MQTT 5.0, section 1.5.5
+
+
+class BadPacket(RemoteError):
+    """The broker sent something that is not MQTT, or that it may not send. Ends the connection."""
+
+    def __init__(
+        self,
+        reason: str,
+        code: mqtt5.DisconnectReasonCode = mqtt5.DisconnectReasonCode.MALFORMED_PACKET,
+    ) -> None:
+        super().__init__(reason)
+        self.code = code
+
+
+def too_large(size: int, bytes_max: int) -> BadPacket:
+    """The error for a packet over our limit."""
+    return BadPacket(
+        f"a packet of {size} bytes; the limit is {bytes_max}",
+        mqtt5.DisconnectReasonCode.PACKET_TOO_LARGE,
+    )
+
+
+def read_packet(view: memoryview) -> tuple[Any, int] | None:
+    """The packet at the start of ``view`` and its size in bytes, or None when it is incomplete."""
+    try:
+        return mqtt5.read(view)
+    except IndexError:
+        return None
+    except Exception as error:
+        raise BadPacket(f"malformed packet: {error}") from None
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        raise BadPacket("malformed packet: the codec panicked") from None
+
+
+def frame_bytes(view: memoryview) -> int:
+    """The size that the fixed header announces (MQTT 5.0, section 2.1.4); 0 while it is incomplete."""
+    remaining = 0
+    for position, byte in enumerate(view[1 : 1 + _LENGTH_BYTES_MAX]):
+        remaining |= (byte & 0x7F) << 7 * position
+        if not byte & 0x80:
+            return 2 + position + remaining
+    return 0
+
+
+class Connection(asyncio.Protocol):
+    """One connection, from CONNECT until it is lost. ``lost`` resolves with the reason, never raises."""
+
+    def __init__(
+        self, greeting: bytes, handlers: Handlers, on_congestion: Callable[[bool], None], bytes_max: int
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self.lost: asyncio.Future[str] = self._loop.create_future()
+        self._greeting, self._handlers = greeting, handlers
+        self._on_congestion, self._bytes_max = on_congestion, bytes_max
+        self._transport: asyncio.Transport
+        self._buffer = bytearray()
+        self._awaited_bytes = 0
+        self._out: list[bytes] = []
+        self._out_bytes = 0
+        self._flush_due = False
+        self._received_at = self._sent_at = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+        self._reason = ""
+
+    # From asyncio -----------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        transport.set_write_buffer_limits(high=_WRITE_BYTES_MAX)
+        raw = transport.get_extra_info("socket")
+        if raw is not None:
+            raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.write(self._greeting)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._out.clear()
+        if not self.lost.done():
+            self.lost.set_result(self._reason or str(error or "the broker closed the connection"))
+
+    def pause_writing(self) -> None:
+        self._on_congestion(True)
+
+    def resume_writing(self) -> None:
+        self._on_congestion(False)
+
+    def data_received(self, data: bytes) -> None:
+        self._received_at = self._loop.time()
+        buffer = self._buffer
+        if buffer:
+            buffer += data
+            if len(buffer) < self._awaited_bytes:
+                return
+        self._flush_due = True  # what handlers write is gathered until we are through
+        try:
+            used = self._handle(buffer or data)
+        except BadPacket as error:
+            self.fail(str(error), error.code)
+            return
+        finally:
+            self._flush()
+        if buffer:
+            del buffer[:used]
+        elif used < len(data):
+            buffer += data[used:]
+
+    # To the broker ----------------------------------------------------------------------------------
+
+    def write(self, data: bytes) -> None:
+        """Send with everything else of this turn of the loop."""
+        self._out.append(data)
+        self._out_bytes += len(data)
+        if not self._flush_due:
+            self._flush_due = True
+            self._loop.call_soon(self._flush)
+        elif self._out_bytes > _WRITE_BYTES_MAX:
+            self._write_out()
+
+    def keep_alive(self, interval_s: float) -> None:
+        """Ping after ``interval_s`` of silence; give up after one and a half (MQTT 5.0, section 3.1.2.10)."""
+        if interval_s > 0:
+            self._later(interval_s / 4, self._check_alive, interval_s)
+
+    def close(self) -> None:
+        """Say goodbye (no will) and close."""
+        self._end("closed", mqtt5.DisconnectReasonCode.NORMAL_DISCONNECTION)
+
+    def fail(self, reason: str, code: mqtt5.DisconnectReasonCode) -> None:
+        """Tell the broker why and close. It publishes the will."""
+        self._end(reason, code)
+
+    def abort(self, reason: str) -> None:
+        """Drop the connection without a word. The broker publishes the will."""
+        self._reason = self._reason or reason
+        self._transport.abort()
+
+    # ------------------------------------------------------------------------------------------------
+
+    def _handle(self, source: bytes | bytearray) -> int:
+        """Handle every complete packet; returns how many bytes they were."""
+        handlers, bytes_max = self._handlers, self._bytes_max
+        used, end = 0, len(source)
+        with memoryview(source) as view:
+            while used < end and not self._reason:
+                with view[used:] as rest:
+                    found = read_packet(rest)
+                    if found is None:
+                        self._awaited_bytes = frame_bytes(rest)
+                        break
+                packet, size = found
+                if size > bytes_max:
+                    raise too_large(size, bytes_max)
+                used += size
+                handle = handlers.get(type(packet))
+                if handle is None:
+                    raise BadPacket(
+                        f"a broker does not send {type(packet).__name__} here",
+                        mqtt5.DisconnectReasonCode.PROTOCOL_ERROR,
+                    )
+                handle(packet)
+        if used < end and self._awaited_bytes > bytes_max:
+            raise too_large(self._awaited_bytes, bytes_max)
+        return used
+
+    def _flush(self) -> None:
+        self._flush_due = False
+        if self._out:
+            self._write_out()
+
+    def _write_out(self) -> None:
+        out = self._out
+        self._out, self._out_bytes = [], 0
+        if not self._transport.is_closing():
+            self._sent_at = self._loop.time()
+            self._transport.write(out[0] if len(out) == 1 else b"".join(out))
+
+    def _end(self, reason: str, code: mqtt5.DisconnectReasonCode) -> None:
+        if self._reason:
+            return
+        self._reason = reason
+        self._out.append(mqtt5.DisconnectPacket(reason_code=code).write())
+        self._write_out()
+        self._transport.close()
+        self._later(_GOODBYE_S, self._transport.abort)  # a peer that reads nothing would hold the close up
+
+    def _check_alive(self, interval_s: float) -> None:
+        now = self._loop.time()
+        silent_s = now - self._received_at
+        if silent_s > 1.5 * interval_s:
+            self.abort(f"no word from the broker for {silent_s:.0f} s")
+            return
+        if max(silent_s, now - self._sent_at) >= 0.75 * interval_s:
+            self.write(_PING)
+        self._later(interval_s / 4, self._check_alive, interval_s)
+
+    # One timer: the keepalive while the connection lives, the deadline of the goodbye after it.
+    def _later(self, delay_s: float, call: Callable[..., None], *arguments: object) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_later(delay_s, call, *arguments)
