@@ -52,12 +52,14 @@ class BrokerConfig:
     tls: ssl.SSLContext | None = None
     certificate_is_username: bool = False  # the CN of the client's certificate replaces its user name
     limits: BrokerLimits = field(default_factory=BrokerLimits)
-    sys_interval_s: float = 10.0  # how often the $SYS topics are renewed
+    sys_interval_s: float = 10.0  # how often the $SYS topics are renewed; 0: there are none
     stop_timeout_s: float = 2.0  # how long stop() waits for clients to take their DISCONNECT
 
     def __post_init__(self) -> None:
         """Raise ``ConfigError`` for settings that contradict each other."""
         if self.certificate_is_username and self.tls is None:
             raise ConfigError("certificate_is_username needs tls")
+        if self.sys_interval_s < 0 or self.stop_timeout_s <= 0:
+            raise ConfigError("sys_interval_s can't be below 0, nor stop_timeout_s 0")
         if not 0 <= self.port <= _ID_SPACE:
             raise ConfigError(f"port {self.port} is outside 0..{_ID_SPACE}")

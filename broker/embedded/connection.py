@@ -177,12 +177,10 @@ class Connection(asyncio.Protocol):
 
         A packet above ``limit`` is refused by its header, before it is buffered.
         """
-        size = len(rest)
-        short = size > 1 and rest[1] < 0x80
-        header = (rest[1] + 2, 2) if short else wire.fixed_header(rest) or (0, 0)
+        header = wire.fixed_header(rest) or (0, 0)
         if header[0] > limit:
             raise Fault(wire.PACKET_TOO_LARGE, f"a packet of {header[0]} bytes")
-        if 0 < header[0] <= size:
+        if 0 < header[0] <= len(rest):
             return header
         self._wanted_bytes = header[0]
         return 0, 0

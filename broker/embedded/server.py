@@ -12,6 +12,7 @@ from broker.embedded.stats import BrokerStats
 from broker.embedded.sys_topics import SysTopics
 
 _BACKLOG = 1_024
+_SWEEP_INTERVAL_S = 10.0  # of expired retained messages, when there are no $SYS topics to renew
 _CONNECTIONS_WITHOUT_SESSION_MAX = 256  # beyond clients_max: those that are about to say CONNECT
 
 
@@ -108,11 +109,12 @@ class EmbeddedBroker:
         return connection
 
     async def _tick(self, broker: Broker) -> None:
-        sys_topics = SysTopics(broker)
+        sys_topics = SysTopics(broker) if self._config.sys_interval_s else None
         while True:
             broker.retained.sweep(broker.clock.time())
-            sys_topics.publish()
-            await asyncio.sleep(self._config.sys_interval_s)
+            if sys_topics is not None:
+                sys_topics.publish()
+            await asyncio.sleep(self._config.sys_interval_s or _SWEEP_INTERVAL_S)
 
     def _forget(self, connection: Connection) -> None:
         self._connections.discard(connection)

@@ -103,10 +103,11 @@ def fixed_header(data: memoryview) -> tuple[int, int] | None:
         Fault: a remaining length of more than four bytes.
     """
     remaining = 0
-    for at, byte in enumerate(data[1:5]):
-        remaining |= (byte & 0x7F) << 7 * at
+    for at in range(1, min(len(data), 5)):
+        byte = data[at]
+        remaining |= (byte & 0x7F) << 7 * at - 7
         if byte < 0x80:
-            return remaining + at + 2, at + 2
+            return remaining + at + 1, at + 1
     if len(data) >= 5:
         raise Fault(MALFORMED_PACKET, "a remaining length of more than four bytes")
     return None

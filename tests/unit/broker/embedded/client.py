@@ -23,7 +23,7 @@ def with_broker(
     *,
     authenticate: Authenticator = accept_anyone,
     authorize: Authorizer | None = None,
-    sys_interval_s: float = 3600.0,
+    sys_interval_s: float = 0.0,
     **limits: Any,
 ) -> Callable[[Callable[[EmbeddedBroker], Awaitable[None]]], Callable[[], None]]:
     """Run an async test against a fresh broker on a free port."""
@@ -120,6 +120,14 @@ class Client:
         options.setdefault("retain_as_published", False)
         filters = [mqtt5.TopicFilter(p, max_qos=mqtt5.QoS(qos), **options) for p in patterns]
         await self.send(mqtt5.SubscribePacket(self.next_id(), filters, subscription_id=id))
+        return [int(code) for code in (await self.expect(mqtt5.SubAckPacket)).reason_codes]
+
+    async def subscribe_anyway(self, *patterns: str) -> list[int]:
+        """SUBSCRIBE at QoS 1 with filters that the codec would not write."""
+        texts = [pattern.encode() for pattern in patterns]
+        body = b"\0\x63\0" + b"".join(len(text).to_bytes(2, "big") + text + b"\1" for text in texts)
+        assert len(body) < 128
+        await self.send(bytes([0x82, len(body)]) + body)
         return [int(code) for code in (await self.expect(mqtt5.SubAckPacket)).reason_codes]
 
     async def unsubscribe(self, *patterns: str) -> list[int]:
