@@ -17,7 +17,6 @@ import base64
 import binascii
 import hashlib
 import hmac
-import json
 import logging
 import os
 import secrets
@@ -251,31 +250,14 @@ def _text(path: Path) -> str:
         return ""
 
 
-# A device's own file --------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, slots=True)
 class Enrolment:
-    """What a device is given: its configuration file holds nothing else that is secret."""
+    """What a device is given; it belongs into that device's own configuration file and nowhere else."""
 
-    node: str
     username: str
     password: str
-
-    def toml(self, *, fleet: str, broker_url: str, cloud_key: str, data: str = "/var/lib/shoal") -> str:
-        """The device's whole configuration. ``cloud_key``: hex of the Ed25519 key whose code it trusts."""
-        broker = {"url": broker_url, "username": self.username, "password": self.password}
-        device = {"node": self.node, "data": data, "cloud_key": cloud_key}
-        return "\n".join(
-            [f"fleet = {json.dumps(fleet)}", *_section("broker", broker), *_section("device", device), ""]
-        )
-
-
-def _section(name: str, values: Mapping[str, str]) -> list[str]:
-    """A TOML table of strings. Every JSON string is a TOML basic string."""
-    return ["", f"[{name}]", *(f"{key} = {json.dumps(value)}" for key, value in values.items())]
 
 
 def enrol(credentials: Credentials, node: str) -> Enrolment:
     """Add a device, or give it a new password; its user name is its node id, as the access rules expect."""
-    return Enrolment(node, node, credentials.add(node, Role.DEVICE))
+    return Enrolment(node, credentials.add(node, Role.DEVICE))

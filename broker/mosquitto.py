@@ -12,18 +12,15 @@ compares. What an access file can't say, and the embedded broker can:
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from broker.acl import Role, covers, outside, reads, writes
-from broker.credentials import PASSWORDS, write_private
+from broker.credentials import PASSWORDS
 from shared.topics import ALL, KIB, root
 
 HEADER_BYTES_MAX = 16 * KIB  # topic name and properties of a PUBLISH
 PAYLOAD_BYTES_MAX = max(topic.bytes_max for topic in ALL)
 PACKET_BYTES_MAX = PAYLOAD_BYTES_MAX + HEADER_BYTES_MAX
 
-CONFIGURATION = "mosquitto.conf"
-ACCESS = "acl"
 DEFAULT_PRINCIPALS: Mapping[str, Role] = {
     "cloud": Role.CLOUD,
     "operator": Role.OPERATOR,
@@ -43,7 +40,9 @@ class Mosquitto:
     reaches, where one operator runs several commands at once.
     """
 
-    secrets: str = "/mosquitto/secrets"  # passwords, acl
+    passwords: str = f"/mosquitto/secrets/{PASSWORDS}"
+    access: str = "/mosquitto/config/acl"
+    certificates: str = "/mosquitto/certificates"
     data: str = "/mosquitto/data"
     host: str = "0.0.0.0"
     port: int = 1883
@@ -57,8 +56,8 @@ def configuration(of: Mosquitto) -> str:
         + f"""
 # Who: nobody without a password, nothing beyond the access file (made from the topic table).
 allow_anonymous false
-password_file {of.secrets}/{PASSWORDS}
-acl_file {of.secrets}/{ACCESS}
+password_file {of.passwords}
+acl_file {of.access}
 
 # How much: the largest payload of the topic table and room for its header; what waits for an absent device.
 max_packet_size {PACKET_BYTES_MAX}
@@ -92,9 +91,9 @@ use_username_as_clientid {str(of.one_session_per_user).lower()}
 # name in a device's certificate is its user name, and it needs no password.
 # listener 8883
 # use_username_as_clientid true
-# cafile {of.secrets}/ca.crt
-# certfile {of.secrets}/server.crt
-# keyfile {of.secrets}/server.key
+# cafile {of.certificates}/ca.crt
+# certfile {of.certificates}/server.crt
+# keyfile {of.certificates}/server.key
 # tls_version tlsv1.2
 # require_certificate true
 # use_identity_as_username true
@@ -152,10 +151,3 @@ def _rules(verb: str, fleet: str, filters: Iterable[str]) -> list[str]:
 
 def _lines(comment: str, *rules: Iterable[str]) -> str:
     return "\n".join([comment, *(line for some in rules for line in some), ""])
-
-
-def write_files(directory: Path, fleet: str, principals: Mapping[str, Role], of: Mosquitto) -> Path:
-    """Write ``mosquitto.conf`` and ``acl`` into ``directory``; returns the path for ``mosquitto -c``."""
-    write_private(directory / ACCESS, access_file(fleet, principals))
-    write_private(directory / CONFIGURATION, configuration(of))
-    return directory / CONFIGURATION

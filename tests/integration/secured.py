@@ -18,9 +18,9 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from broker.acl import Access, Role
-from broker.credentials import Credentials
+from broker.credentials import PASSWORDS, Credentials
 from broker.embedded import BrokerConfig, EmbeddedBroker
-from broker.mosquitto import Mosquitto, write_files
+from broker.mosquitto import Mosquitto, access_file, configuration
 
 FLEET = "main"
 WAIT_S = 10.0
@@ -46,9 +46,16 @@ def mosquitto(directory: Path, principals: Mapping[str, Role]) -> Iterator[Secur
     credentials, passwords = enrolled(directory / "secrets", principals)
     port = free_port()
     (directory / "data").mkdir()
-    of = Mosquitto(str(credentials.directory), str(directory / "data"), "127.0.0.1", port)
-    path = write_files(directory / "secrets", FLEET, credentials.roles, of)
-    path.write_text("user root\n" + path.read_text())
+    of = Mosquitto(
+        passwords=str(credentials.directory / PASSWORDS),
+        access=str(directory / "acl"),
+        data=str(directory / "data"),
+        host="127.0.0.1",
+        port=port,
+    )
+    path = directory / "mosquitto.conf"
+    path.write_text("user root\n" + configuration(of))
+    (directory / "acl").write_text(access_file(FLEET, principals))
     with (
         open(directory / "log", "w") as log,
         subprocess.Popen(["mosquitto", "-c", path], stderr=log) as process,

@@ -3,7 +3,6 @@
 import base64
 import stat
 import subprocess
-import tomllib
 from pathlib import Path
 
 import pytest
@@ -22,7 +21,6 @@ from broker.credentials import (
     write_private,
 )
 from broker.embedded.access import Identity
-from shared.config import parse
 from shared.errors import ConfigError
 
 # `mosquitto_passwd -b file n1 secret`, version 2.0.11
@@ -178,11 +176,9 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_rubbish(tmp_path: Path) -
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_an_enrolled_device_gets_a_configuration_that_it_can_read(tmp_path: Path) -> None:
-    enrolment = enrol(Credentials(tmp_path), "n1")
-    text = enrolment.toml(fleet="main", broker_url='mqtts://host"x', cloud_key="ab" * 32, data="C:\\shoal")
-    assert tomllib.loads(text)["broker"]["url"] == 'mqtts://host"x'
-    config = parse(text, {})
-    assert (config.fleet, config.device.node, config.device.cloud_key) == ("main", "n1", "ab" * 32)
-    assert (config.broker.username, config.broker.password) == ("n1", enrolment.password)
-    assert config.device.data == "C:\\shoal"
+def test_enrolling_a_device_again_replaces_its_password(tmp_path: Path) -> None:
+    credentials = Credentials(tmp_path)
+    first, second = enrol(credentials, "n1"), enrol(credentials, "n1")
+    assert (first.username, second.username) == ("n1", "n1")
+    assert not credentials.verify("n1", first.password.encode())
+    assert credentials.verify("n1", second.password.encode())

@@ -1,0 +1,68 @@
+# The door to everything. CI calls the same targets.
+#
+#   make demo    a whole fleet on this machine, from nothing to an answer
+#   make test    every test that is quick            make test-long   the ones that take minutes
+#   make check   style, types, rules, generated docs make docs        write the generated docs
+#   make up      a fleet that stays                  make bench, make soak
+#
+# PYTHON=python3.12 make ... chooses the interpreter of a new environment.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+RUN := $(VENV)/.for-running
+DEV := $(VENV)/.for-developing
+
+.PHONY: help venv venv-dev demo up test test-long check docs bench soak clean
+
+help:
+	@sed -n 's/^# \{0,1\}//p' Makefile | sed '1,2d;/^$$/q'
+
+# One environment. Running needs the devices and the cloud; developing adds the compiler and the tools.
+# The stamps are newer than pyproject.toml once its dependencies are installed.
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Shoal needs Python 3.11 or newer: PYTHON=..." >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' || { echo "install python3-venv (Debian: apt-get install python3-venv)" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(DEV): pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $(RUN) $(DEV)
+
+$(RUN): pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[edge,cloud]'
+	@touch $(RUN)
+
+venv: $(RUN)
+venv-dev: $(DEV)
+
+demo: $(RUN)
+	$(BIN)/shoal demo
+
+up: $(RUN)
+	$(BIN)/shoal up
+
+test: $(DEV)
+	$(BIN)/pytest
+
+test-long: $(DEV)
+	$(BIN)/pytest -m long
+
+check: $(DEV)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy --strict
+	$(BIN)/lint-imports
+	$(BIN)/python -m docs.generate --check
+
+docs: $(DEV)
+	$(BIN)/python -m docs.generate
+
+bench: $(DEV)
+	$(BIN)/python -m benchmarks
+
+soak: $(DEV)
+	$(BIN)/python -m benchmarks.soak
+
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
