@@ -1,7 +1,10 @@
 """The rollout core, bound to the bus and the store."""
 
 import asyncio
+import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 from broker.bus import Bus
@@ -11,6 +14,8 @@ from cloud.rollout.events import Deployed, Event, Load, NodeDesired, ReportedSee
 from cloud.rollout.rules import Key, Rule
 from shared.messages import Deploy
 from shared.topics import APP_DEPLOY, REPORTED
+
+log = logging.getLogger(__name__)
 
 
 class RolloutStore(Protocol):
@@ -34,11 +39,13 @@ def rollout(core: Rollout, bus: Bus, store: RolloutStore) -> Service[Event]:
         return Deployed(ids["app"], deploy, time.time())
 
     async def load(_: Load) -> Restored:
-        return Restored(*await asyncio.to_thread(store.load_rollout))
+        with _failures_told("read"):
+            return Restored(*await asyncio.to_thread(store.load_rollout))
 
     async def save(work: Save) -> Saved:
-        await asyncio.to_thread(store.save_rollout, work.rules, work.withdrawn, work.desired)
-        return Saved()
+        with _failures_told("save"):
+            await asyncio.to_thread(store.save_rollout, work.rules, work.withdrawn, work.desired)
+            return Saved()
 
     return Service(
         "rollout",
@@ -50,3 +57,12 @@ def rollout(core: Rollout, bus: Bus, store: RolloutStore) -> Service[Event]:
         ],
         work={Load: load, Save: save},
     )
+
+
+@contextmanager
+def _failures_told(what: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        log.warning("rollout: can't %s the deployments, trying again: %s", what, error)
+        raise

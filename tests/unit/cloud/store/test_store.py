@@ -1,0 +1,190 @@
+"""What the cloud keeps, on a real SQLite file."""
+
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from cloud.rollout.events import NodeDesired
+from cloud.rollout.rules import Rule
+from cloud.store.records import CatalogEntry, NodeRecord
+from cloud.store.store import Store, StoreFailed
+from shared.messages import DesiredModel, DesiredModels
+
+CAT = CatalogEntry("cat", "1", "ab" * 32, 1 << 33, "tensor", 1_700_000_000.5, b"\x00manifest\xff")
+BERLIN = NodeRecord("berlin", 1.0, 1_700_000_000, "10.0.0.1", {"region": "eu"}, {"cores": 4})
+ALL = Rule(1, "cat", "all", "1", "ab" * 32, 1_700_000_000.5, "cli-1")
+SITE = Rule(2, "cat", "site=a", "2", "cd" * 32, 1_700_000_001.5, "cli-2")
+
+
+@pytest.fixture
+def url(tmp_path):
+    return f"sqlite:///{tmp_path / 'cloud' / 'cloud.sqlite'}"
+
+
+@pytest.fixture
+def store(url):
+    store = Store.open(url)
+    yield store
+    store.close()
+
+
+def orders(node: str, version: int) -> NodeDesired:
+    models = {"cat": DesiredModel(digest="ab" * 32, version="1")}
+    return NodeDesired(node, DesiredModels(version=version, models=models))
+
+
+def test_everything_is_there_after_a_restart(store, url):
+    store.save(CAT)
+    store.save_node(BERLIN)
+    store.save_rollout([ALL, SITE], [], [orders("berlin", 3), orders("amsterdam", 2**53)])
+    term = store.next_term(0.0)
+    store.close()
+    again = Store.open(url)
+    assert again.load() == [CAT]
+    assert again.nodes() == [BERLIN]
+    assert again.load_rollout() == ((ALL, SITE), (orders("amsterdam", 2**53), orders("berlin", 3)))
+    assert again.next_term(0.0) == term + 1
+    again.close()
+
+
+def test_terms_only_grow_even_when_the_clock_jumps_back_or_the_store_was_lost(store):
+    assert [store.next_term(unix_s) for unix_s in (100.9, 100.9, 0.0, 200.0, 50.0)] == [
+        100,
+        101,
+        102,
+        200,
+        201,
+    ]
+
+
+def test_a_rule_is_replaced_by_its_model_and_target_and_withdrawn_by_them(store):
+    store.save_rollout([ALL, SITE], [], [])
+    newer = replace(ALL, number=3, version="3")
+    store.save_rollout([newer], [SITE.key, ("dog", "never was")], [])
+    assert store.load_rollout() == ((newer,), ())
+
+
+def test_the_same_save_twice_is_the_same_as_once(store):
+    for _ in range(2):
+        store.save_rollout([ALL, SITE], [("dog", "all")], [orders("berlin", 3)])
+        store.save(CAT)
+    assert store.load_rollout() == ((ALL, SITE), (orders("berlin", 3),))
+    assert store.load() == [CAT]
+
+
+def test_a_node_keeps_the_day_it_was_first_seen(store):
+    store.save_node(BERLIN)
+    store.save_node(replace(BERLIN, first_seen_unix_s=9.0, last_epoch=7, labels={}))
+    assert store.nodes() == [replace(BERLIN, last_epoch=7, labels={})]
+
+
+def test_a_transaction_that_breaks_leaves_nothing_behind(store):
+    store.save_rollout([ALL], [], [orders("berlin", 1)])
+    with pytest.raises(StoreFailed, match="UNIQUE"):
+        store.save_rollout([SITE], [ALL.key], [orders("berlin", 2), orders("oslo", 1), orders("oslo", 1)])
+    assert store.load_rollout() == ((ALL,), (orders("berlin", 1),))
+
+
+def test_threads_share_a_store(store):
+    terms: list[int] = []
+    threads = [
+        threading.Thread(target=lambda: terms.extend(store.next_term(0.0) for _ in range(5)))
+        for _ in range(8)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(terms) == list(range(1, 41))
+
+
+def test_two_processes_of_one_store_see_each_others_rows(store, url):
+    other = Store.open(url)
+    store.save_node(BERLIN)
+    assert other.nodes() == [BERLIN]
+    assert other.next_term(0.0) == 1
+    assert store.next_term(0.0) == 2
+    other.close()
+
+
+def test_a_commit_means_on_the_disk(store):
+    pragmas = {}
+    with store._engine.begin() as connection:
+        for name in ("journal_mode", "synchronous", "foreign_keys"):
+            pragmas[name] = connection.exec_driver_sql(f"PRAGMA {name}").scalar()
+    assert pragmas == {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1}
+
+
+def test_a_full_disk_is_a_typed_error_and_what_was_stored_stays(store):
+    store.save_node(BERLIN)
+    with store._engine.begin() as connection:
+        pages = connection.exec_driver_sql("PRAGMA page_count").scalar()
+    store._engine.dispose()
+    store._engine.pool.connect().driver_connection.execute(f"PRAGMA max_page_count = {pages}")
+    with pytest.raises(StoreFailed, match="full"):
+        store.save(replace(CAT, manifest=os.urandom(100_000)))
+    assert store.nodes() == [BERLIN]
+    assert store.load() == []
+
+
+def test_a_locked_store_is_a_typed_error(store, url, tmp_path):
+    with store._engine.begin() as connection:
+        connection.exec_driver_sql("PRAGMA busy_timeout = 1")
+    blocker = sqlite3.connect(tmp_path / "cloud" / "cloud.sqlite", isolation_level=None)
+    blocker.execute("BEGIN IMMEDIATE")
+    with pytest.raises(StoreFailed, match="locked"):
+        store.save(CAT)
+    blocker.execute("ROLLBACK")
+    store.save(CAT)
+    assert store.load() == [CAT]
+
+
+# kill -9 --------------------------------------------------------------------------------------------
+
+WRITE_FOR_EVER = """
+import sys
+from cloud.rollout.events import NodeDesired
+from cloud.store.records import NodeRecord
+from cloud.store.store import Store
+from shared.messages import DesiredModels
+store = Store.open(sys.argv[1])
+n = len(store.load_rollout()[1])
+while True:
+    n += 1
+    store.save_node(NodeRecord(f"n{n}", n, n))
+    store.save_rollout([], [], [NodeDesired(f"n{n}", DesiredModels(version=n, models={}))])
+    sys.stdout.write(f"{n}\\n")
+    sys.stdout.flush()
+"""
+
+
+def test_kill_9_at_any_moment_keeps_every_row_that_was_acknowledged(url):
+    moments = random.Random(4)
+    for _ in range(6):
+        process = subprocess.Popen([sys.executable, "-c", WRITE_FOR_EVER, url], stdout=subprocess.PIPE)
+        assert process.stdout is not None
+        first = process.stdout.readline()
+        time.sleep(moments.uniform(0, 0.1))
+        process.send_signal(signal.SIGKILL)
+        told, _ = process.communicate(timeout=30)
+        assert process.returncode == -signal.SIGKILL
+        acknowledged = max(int(line) for line in (first + told).split())
+        store = Store.open(url)
+        nodes, (_, desired) = store.nodes(), store.load_rollout()
+        store.close()
+        assert {record.last_epoch for record in nodes} >= set(range(1, acknowledged + 1))
+        assert {one.desired.version for one in desired} >= set(range(1, acknowledged + 1))
+        assert len(desired) <= len(nodes) <= acknowledged + 1
+
+
+def test_the_folder_is_private(store, tmp_path):
+    assert Path(tmp_path / "cloud").stat().st_mode & 0o077 == 0
