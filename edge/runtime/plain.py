@@ -24,8 +24,10 @@ class PlainCall(NamedTuple):
 
 @dataclass(slots=True)
 class PlainProgram:
-    """``signatures``: of the functions that take and give only numbers. State in globals or memory lasts from call to call
-    on one instance, and a call may meet any of the instances: keep such functions pure.
+    """``signatures``: of the functions that take and give only numbers.
+
+    State in globals or memory lasts from call to call on one instance, and a call may meet any of the
+    instances: keep such functions pure.
     """
 
     sandbox: Sandbox

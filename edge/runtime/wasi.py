@@ -16,9 +16,9 @@ from wasmtime import Func, FuncType, Memory, Module, Store, ValType
 
 from edge.runtime import wasi_table
 from edge.runtime.binary import NOTHING, Import, Signature, read_interface
-from edge.runtime.errors import BadInput, BadModule, Stopped, Unreachable, WasmError, blamed
+from edge.runtime.errors import BadInput, BadModule, OutOfMemory, Stopped, Unreachable, WasmError, blamed
 from edge.runtime.fastcall import bind
-from edge.runtime.limits import Grants
+from edge.runtime.limits import PAGE_BYTES, Grants
 from edge.runtime.sandbox import Sandbox
 from edge.runtime.wasi_process import BadAddress, Process
 
@@ -93,6 +93,8 @@ def open_wasi(sandbox: Sandbox, binary: bytes, memory_bytes_max: int, grants: Gr
         raise BadModule(
             "a WASI command exports `memory` and a function `_start` without parameters and results"
         )
+    if interface.memory_pages * PAGE_BYTES > memory_bytes_max:
+        raise OutOfMemory(f"it starts with {interface.memory_pages} pages, over {memory_bytes_max} bytes")
     shim = sandbox.compile(bytes(wasmtime.wat2wasm(wasi_table.shim(sorted(set(imports))))))
     return WasiProgram(sandbox, module, shim, imports, grants, memory_bytes_max)
 

@@ -126,7 +126,7 @@ ENDLESS = '(module (func (export "run") (loop $again (br $again))))'
 RECURSION = '(module (func $run (export "run") (call $run)))'
 MEMORY_BOMB = """(module (memory (export "memory") 1)
   (func (export "run") (loop $again
-    (if (i32.eq (memory.grow (i32.const 16)) (i32.const -1)) (then unreachable)) (br $again)))
+    (if (i32.eq (memory.grow (i32.const 1)) (i32.const -1)) (then unreachable)) (br $again)))
   (func (export "pages") (result i32)
     (loop $again (br_if $again (i32.ne (memory.grow (i32.const 1)) (i32.const -1)))) (memory.size)))"""
 TABLE_BOMB = """(module (table 1 funcref)

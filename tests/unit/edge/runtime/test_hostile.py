@@ -1,0 +1,172 @@
+"""Each attack is stopped, named, and felt by nobody else.
+
+The deadlines here are generous and nothing is measured against the clock but the one promise: the host goes
+on (heartbeats), a neighbour answers, and the attacked module can be called again.
+"""
+
+import asyncio
+
+import pytest
+
+from edge.runtime import (
+    BadModule,
+    CapabilityDenied,
+    DeadlineExceeded,
+    IllegalOperation,
+    Limits,
+    ModuleHost,
+    OutOfBounds,
+    OutOfMemory,
+    OutputTooLarge,
+    StackOverflow,
+    Stopped,
+    TableLimit,
+    Unreachable,
+    WasmError,
+)
+from tests.unit.edge.runtime import modules
+from tests.unit.edge.runtime.modules import affine_expected, affine_package, rows, wasm
+from tests.unit.edge.runtime.stories import story
+
+LIMITS = Limits(deadline_s=0.3, memory_bytes_max=4 << 20, output_bytes_max=1 << 20)
+
+ATTACKS: dict[str, tuple[bytes, type[WasmError], object]] = {
+    "endless loop": (wasm(modules.ENDLESS), DeadlineExceeded, ()),
+    "deep recursion": (wasm(modules.RECURSION), StackOverflow, ()),
+    "memory bomb": (wasm(modules.MEMORY_BOMB), OutOfMemory, ()),
+    "load outside the memory": (wasm(modules.OUTSIDE), OutOfBounds, ()),
+    "abort": (wasm(modules.ABORT), Unreachable, ()),
+    "bad indirect call": (wasm(modules.BAD_CALL), IllegalOperation, ()),
+    "WASI endless loop": (modules.SPIN, DeadlineExceeded, b"1"),
+    "WASI flood": (modules.FLOOD, OutputTooLarge, b"1"),
+    "WASI flood of empty writes": (modules.FLOOD_OF_NOTHING, DeadlineExceeded, b"1"),
+    "WASI sleep": (modules.SLEEP, CapabilityDenied, b"1"),
+}
+REFUSED: dict[str, tuple[str, type[WasmError]]] = {
+    "huge memory": (modules.BIG_MEMORY, OutOfMemory),
+    "huge table": (modules.BIG_TABLE, TableLimit),
+    "many tables": (modules.MANY_TABLES, TableLimit),
+    "endless start function": (modules.ENDLESS_START, DeadlineExceeded),
+    "trap in the start function": ("(module (func $s unreachable) (start $s))", Unreachable),
+    "two memories": ("(module (memory 1) (memory 1))", BadModule),
+    "shared memory": ("(module (memory 1 1 shared))", BadModule),
+    "64-bit memory": ("(module (memory i64 1))", BadModule),
+    "unknown import": ('(module (import "env" "system" (func)))', BadModule),
+    "imported memory": ('(module (import "env" "memory" (memory 1)))', BadModule),
+}
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+@story
+async def test_an_attack_is_stopped_while_the_loop_beats_and_a_neighbour_answers(attack: str) -> None:
+    binary, expected, inputs = ATTACKS[attack]
+    beats = 0
+
+    async def heart() -> None:
+        nonlocal beats
+        while True:
+            beats += 1
+            await asyncio.sleep(0.01)
+
+    async with ModuleHost(limits=LIMITS) as host:
+        await host.load("neighbour", affine_package())
+        await host.load("hostile", binary)
+        heartbeat = asyncio.create_task(heart())
+        victims = [asyncio.create_task(host.run("hostile", inputs)) for _ in range(3)]
+        for _ in range(20):
+            (answer,) = await host.run("neighbour", [rows(1)], deadline_s=5)
+            assert (answer == affine_expected(rows(1))).all()
+        results = await asyncio.gather(*victims, return_exceptions=True)
+        assert [type(result) for result in results] == [expected] * 3
+        assert all(str(result) for result in results)
+        heartbeat.cancel()
+        assert host.stats.errors[expected.code] >= 3
+        if expected is DeadlineExceeded:
+            assert beats > 10
+        with pytest.raises(Stopped):  # as usable as before
+            await host.run("hostile", inputs)
+
+
+@pytest.mark.parametrize("name", REFUSED)
+@story
+async def test_a_module_that_can_not_start_under_its_limits_is_refused(name: str) -> None:
+    wat, expected = REFUSED[name]
+    async with ModuleHost(limits=LIMITS) as host:
+        with pytest.raises(expected):
+            await host.load("hostile", wasm(wat))
+        assert host.names() == ()
+        await host.load("good", affine_package())
+        await host.run("good", [rows(2)])
+
+
+@story
+async def test_tables_and_memories_stop_growing_at_their_limits() -> None:
+    async with ModuleHost(limits=Limits(memory_bytes_max=1 << 20, table_elements_max=5000)) as host:
+        await host.load("table", wasm(modules.TABLE_BOMB))
+        assert await host.run("table", ()) == [4001]
+        await host.load("memory", wasm(modules.MEMORY_BOMB))
+        assert await host.run("memory", (), "pages") == [16]
+
+
+@pytest.mark.parametrize("fast_calls", [True, False])
+@story
+async def test_the_limits_hold_on_the_public_road_too(fast_calls: bool) -> None:
+    async with ModuleHost(limits=LIMITS, fast_calls=fast_calls) as host:
+        for name in ("endless loop", "deep recursion", "abort", "WASI flood", "WASI sleep"):
+            binary, expected, inputs = ATTACKS[name]
+            await host.load("hostile", binary)
+            with pytest.raises(expected):
+                await host.run("hostile", inputs)
+
+
+@story
+async def test_parallel_attacks_are_each_blamed_for_their_own_deed() -> None:
+    names = ["WASI flood", "WASI sleep", "abort", "load outside the memory", "deep recursion"]
+    async with ModuleHost(limits=LIMITS, workers=4) as host:
+        for name in names:
+            await host.load(name, ATTACKS[name][0])
+        wanted = [name for _ in range(20) for name in names]
+        results = await asyncio.gather(
+            *(host.run(name, ATTACKS[name][2], deadline_s=20) for name in wanted), return_exceptions=True
+        )
+        assert [type(result) for result in results] == [ATTACKS[name][1] for name in wanted]
+
+
+@story
+async def test_a_vector_in_a_foreign_signature_does_not_take_the_process_down() -> None:
+    async with ModuleHost(limits=LIMITS) as host:
+        loaded = await host.load("vector", wasm(modules.CALCULATOR))
+        assert "vector" not in loaded.describe().functions
+        assert await host.run("vector", (2, 3), "add") == [5]
+        with pytest.raises(BadModule, match="another type"):
+            await host.load(
+                "wasi",
+                wasm("""(module
+              (import "wasi_snapshot_preview1" "fd_write" (func (param v128)))
+              (memory (export "memory") 1) (func (export "_start")))"""),
+            )
+
+
+@pytest.mark.parametrize(
+    "binary", [b"", b"\0asm", b"(module)", b"\0asm\x01\0\0\0\x01", b"SHOAL\x01\xff", bytes(64)]
+)
+@story
+async def test_bytes_that_are_no_module_are_refused(binary: bytes) -> None:
+    async with ModuleHost(limits=LIMITS) as host:
+        with pytest.raises(BadModule):
+            await host.load("bad", binary)
+
+
+@story
+async def test_a_module_over_the_size_limit_is_not_compiled() -> None:
+    async with ModuleHost(limits=Limits(module_bytes_max=100)) as host:
+        with pytest.raises(BadModule, match="module_bytes_max"):
+            await host.load("big", wasm(modules.CALCULATOR))
+
+
+@story
+async def test_a_package_can_not_ask_for_more_than_the_host_allows() -> None:
+    package = modules.wasi_package(modules.wasi("(drop (memory.grow (i32.const 30)))"), memory_bytes_max=-1)
+    async with ModuleHost(limits=LIMITS) as host:
+        with pytest.raises(BadModule, match="-1"):
+            await host.load("greedy", package)
