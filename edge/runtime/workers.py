@@ -15,6 +15,7 @@ from time import monotonic
 from typing import Any, TypeVar
 
 from edge.runtime.errors import Busy, DeadlineExceeded
+from shared.errors import Unavailable
 
 T = TypeVar("T")
 
@@ -25,13 +26,15 @@ class Workers:
     def __init__(self, threads: int, queue_max: int, name: str) -> None:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix=name)
         self._queue_max = queue_max
+        self._closed = False
         self.waiting = 0
         self.running = 0
 
     async def run(self, gate: asyncio.Semaphore, deadline: float, work: Callable[[], T]) -> T:
         """``work()`` in a thread. ``deadline``: monotonic seconds.
 
-        Raises what ``work`` raises, :class:`Busy`, or :class:`DeadlineExceeded`.
+        Raises what ``work`` raises, :class:`Busy`, :class:`DeadlineExceeded`, or ``Unavailable`` after
+        :meth:`close`.
         """
         try:
             async with asyncio.timeout(deadline - monotonic()):
@@ -41,7 +44,8 @@ class Workers:
             raise DeadlineExceeded("the deadline passed before the module had answered") from None
 
     async def close(self) -> None:
-        """Wait for what runs; it ends by its own deadline."""
+        """Wait for what runs; it ends by its own deadline. What waits is refused."""
+        self._closed = True
         await asyncio.to_thread(self._pool.shutdown, wait=True)
 
     async def _enter(self, gate: asyncio.Semaphore) -> None:
@@ -80,6 +84,9 @@ class Workers:
             else:
                 answer.set_exception(error)
 
+        if self._closed:
+            gate.release()
+            raise Unavailable("the module host is closed")
         self.running += 1
         self._pool.submit(perform)
         return answer
