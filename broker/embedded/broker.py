@@ -16,7 +16,7 @@ from broker.embedded.config import BrokerLimits
 from broker.embedded.message import Message
 from broker.embedded.retained import RetainedStore
 from broker.embedded.router import Router
-from broker.embedded.session import NEVER_S, Clock, Peer, Session, Testament
+from broker.embedded.session import NEVER_S, Clock, LastWill, Peer, Session
 from broker.embedded.stats import BrokerStats, Counters, totals
 from broker.embedded.wire import Fault
 
@@ -37,7 +37,7 @@ class Broker:
         self._started_at = clock.time()
         self._stopping = False
 
-    # --- sessions -------------------------------------------------------------------------------------------
+    # --- sessions -------------------------------------------------------------------------------------
 
     def open(self, identity: Identity, clean_start: bool, peer: Peer) -> tuple[Session, bool]:
         """The session of this client, and whether it existed before. The peer is not attached to it yet.
@@ -70,8 +70,8 @@ class Broker:
         self._detach(session)
         if self._stopping:
             return
-        if session.testament is not None:
-            delay_s = min(session.testament.delay_s, session.expiry_s)
+        if session.last_will is not None:
+            delay_s = min(session.last_will.delay_s, session.expiry_s)
             if delay_s:
                 session.will_timer = self.clock.call_later(delay_s, self._execute, session)
             else:
@@ -94,9 +94,9 @@ class Broker:
             peer.close(wire.SESSION_TAKEN_OVER, "another connection uses this client id")
         if not goes_on:
             self._end(session)
-        elif session.testament is not None and session.testament.delay_s == 0:
+        elif session.last_will is not None and session.last_will.delay_s == 0:
             self._execute(session)
-        session.testament = None
+        session.last_will = None
         return goes_on
 
     def _detach(self, session: Session) -> None:
@@ -116,7 +116,7 @@ class Broker:
         session.outbox.discard()
         del self.sessions[session.identity.client_id]
 
-    # --- messages -------------------------------------------------------------------------------------------
+    # --- messages -------------------------------------------------------------------------------------
 
     def publish(self, message: Message) -> int:
         """Deliver and, if asked to, retain; the reason code for the publisher."""
@@ -137,23 +137,23 @@ class Broker:
 
     def _execute(self, session: Session) -> None:
         """Publish the will, once."""
-        testament, session.testament = session.testament, None
-        if testament is None:
+        last_will, session.last_will = session.last_will, None
+        if last_will is None:
             return
-        message = testament.message
+        message = last_will.message
         if not self.may_publish(session.identity, message.topic, message.retain):
             self.counters.wills_refused += 1
             return
-        if testament.lifetime_s is not None:
-            message.expires_at = self.clock.time() + testament.lifetime_s
+        if last_will.lifetime_s is not None:
+            message.expires_at = self.clock.time() + last_will.lifetime_s
         if self.publish(message) == wire.QUOTA_EXCEEDED:
             self.counters.wills_refused += 1
 
-    # --- the whole ------------------------------------------------------------------------------------------
+    # --- the whole ------------------------------------------------------------------------------------
 
-    def bequeath(self, session: Session, testament: Testament | None, expiry_s: int) -> None:
+    def bequeath(self, session: Session, last_will: LastWill | None, expiry_s: int) -> None:
         """What is to happen after this connection."""
-        session.testament, session.expiry_s = testament, expiry_s
+        session.last_will, session.expiry_s = last_will, expiry_s
 
     def access_changed(self) -> None:
         """Ask the access rules anew from now on."""

@@ -26,7 +26,7 @@ from broker.embedded.scan import scan
 from broker.embedded.wire import Fault, NotMqtt, WrongVersion
 
 _FLUSH_BYTES = 256 << 10  # collect at most this much in one turn, so that the write buffer's limit is felt
-_CLOSE_TIMEOUT_S = 5.0  # how long a peer may take to read our last words
+_CLOSE_TIMEOUT_S = 2.0  # how long a peer may take to read our last words
 _KEEP_ALIVE_GRACE = 1.5  # [MQTT-3.1.2-22]
 
 
@@ -66,7 +66,7 @@ class Connection(asyncio.Protocol):
         self.aliases: dict[str, int] | None = None
         self.aliases_max = 0
 
-    # --- asyncio --------------------------------------------------------------------------------------------
+    # --- asyncio --------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Start the clock: the peer now owes us a CONNECT."""
@@ -129,7 +129,7 @@ class Connection(asyncio.Protocol):
         if self._conversation is not None and not self._closing:
             self._conversation.session.outbox.pump()
 
-    # --- reading --------------------------------------------------------------------------------------------
+    # --- reading --------------------------------------------------------------------------------------
 
     def _read_packets(self, view: memoryview) -> int:
         """Handle whole packets; how many bytes they took."""
@@ -194,7 +194,7 @@ class Connection(asyncio.Protocol):
         else:
             self._timer = self._loop.call_later(allowed_s - silent_s, self._check_keep_alive)
 
-    # --- writing --------------------------------------------------------------------------------------------
+    # --- writing --------------------------------------------------------------------------------------
 
     def send(self, data: bytes) -> None:
         """Write one packet at the end of this turn of the loop."""
@@ -208,7 +208,7 @@ class Connection(asyncio.Protocol):
     def flush(self) -> None:
         """Hand everything that was sent to the transport."""
         out = self._out
-        if not out or self._transport.is_closing():
+        if not out or self._closing or self._transport.is_closing():
             return
         counters = self._broker.counters
         counters.packets_sent += len(out)
@@ -223,7 +223,7 @@ class Connection(asyncio.Protocol):
             self._reading = False
             self._transport.pause_reading()
 
-    # --- the end --------------------------------------------------------------------------------------------
+    # --- the end --------------------------------------------------------------------------------------
 
     def close(self, code: int, reason: str) -> None:
         """Say DISCONNECT with this reason code and hang up."""
@@ -235,11 +235,26 @@ class Connection(asyncio.Protocol):
 
     def hang_up(self) -> None:
         """Close after what was already sent has been read, or after a while anyway."""
+        self._end(linger=False)
+
+    def _say_last(self, data: bytes) -> None:
+        if not self._closing:
+            self.send(data)
+            self._end(linger=True)
+
+    def _end(self, linger: bool) -> None:
+        """Stop listening. ``linger``: the peer may still talk, and a reset would swallow our last words.
+
+        So we only end our own direction, and discard what comes until the peer closes or the time is up.
+        """
         if self._closing:
             return
         self.flush()
         self._closing = True
-        self._transport.close()
+        if linger and self._transport.can_write_eof():
+            self._transport.write_eof()
+        else:
+            self._transport.close()
         self._timer.cancel()
         self._timer = self._loop.call_later(_CLOSE_TIMEOUT_S, self.abort)
         if self._conversation is not None:  # the session does not wait for the peer to take notice
@@ -254,11 +269,6 @@ class Connection(asyncio.Protocol):
         """The access rules have changed."""
         if self._conversation is not None:
             self._conversation.forget_permissions()
-
-    def _say_last(self, data: bytes) -> None:
-        if not self._closing:
-            self.send(data)
-            self.hang_up()
 
     def _fail(self, fault: Fault) -> None:
         """Close this connection for what it sent: CONNACK before it is admitted, else DISCONNECT."""

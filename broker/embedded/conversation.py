@@ -30,7 +30,7 @@ class Conversation:
         self._aliases: dict[int, str] = {}
         self._permissions: tuple[dict[str, bool], dict[str, bool]] = ({}, {})  # plain, retained
 
-    # --- PUBLISH: the client is the sender ------------------------------------------------------------------
+    # --- PUBLISH: the client is the sender ------------------------------------------------------------
 
     def on_publish(self, packet: mqtt5.PublishPacket, first_byte: int) -> None:
         """Check, route, acknowledge. A QoS 2 packet id is held until its PUBREL: a repeat is not routed."""
@@ -109,7 +109,7 @@ class Conversation:
         for known in self._permissions:
             known.clear()
 
-    # --- acknowledgements: the client is the receiver -------------------------------------------------------
+    # --- acknowledgements: the client is the receiver -------------------------------------------------
 
     def on_puback(self, packet: mqtt5.PubAckPacket, _first_byte: int) -> None:
         """QoS 1 done."""
@@ -123,7 +123,7 @@ class Conversation:
         """QoS 2 done."""
         self.session.outbox.on_pubcomp(_checked(packet.packet_id))
 
-    # --- SUBSCRIBE, UNSUBSCRIBE -----------------------------------------------------------------------------
+    # --- SUBSCRIBE, UNSUBSCRIBE -----------------------------------------------------------------------
 
     def on_subscribe(self, packet: mqtt5.SubscribePacket, _first_byte: int) -> None:
         """Answer first, then send the retained messages the new subscriptions are owed."""
@@ -139,6 +139,7 @@ class Conversation:
         self._peer.send(mqtt5.SubAckPacket(packet_id, codes).write())
         for subscription in owed:
             self._replay(subscription)
+        self.session.outbox.pump()  # a group that was joined may have a backlog
 
     def _subscribe(self, wanted: mqtt5.TopicFilter, ids: tuple[int, ...]) -> tuple[int, Subscription | None]:
         """``(reason code, the subscription if retained messages are to follow)``."""
@@ -185,7 +186,7 @@ class Conversation:
         removed = self._broker.router.unsubscribe(self.session, pattern)
         return wire.SUCCESS if removed else wire.NO_SUBSCRIPTION_EXISTED
 
-    # --- the rest -------------------------------------------------------------------------------------------
+    # --- the rest -------------------------------------------------------------------------------------
 
     def on_pingreq(self, _packet: mqtt5.PingReqPacket, _first_byte: int) -> None:
         """Still here."""
@@ -201,7 +202,7 @@ class Conversation:
                 raise Fault(wire.PROTOCOL_ERROR, "session expiry in DISCONNECT after none in CONNECT")
             self.session.expiry_s = min(expiry_s, self._broker.limits.session_expiry_s_max)
         if int(packet.reason_code) == 0:
-            self.session.testament = None
+            self.session.last_will = None
         self._peer.hang_up()
 
     def on_misplaced(self, _packet: object, first_byte: int) -> None:

@@ -11,7 +11,7 @@ from broker.embedded.broker import Broker
 from broker.embedded.config import BrokerLimits
 from broker.embedded.conversation import Conversation, check_properties
 from broker.embedded.message import Message
-from broker.embedded.session import Peer, Testament
+from broker.embedded.session import LastWill, Peer
 from broker.embedded.topics import is_topic_name
 from broker.embedded.wire import Fault
 
@@ -34,13 +34,13 @@ def shake_hands(
     """
     limits = broker.limits
     _check_connect(packet)
-    testament = _testament_of(packet.will, limits)
+    last_will = _last_will_of(packet.will, limits)
     identity = _identify(broker, packet, certificate)
-    if testament is not None:
-        testament.message.origin = identity.client_id
+    if last_will is not None:
+        last_will.message.origin = identity.client_id
     session, resumed = broker.open(identity, packet.clean_start, peer)
     expiry_s = min(packet.session_expiry_interval, limits.session_expiry_s_max)
-    broker.bequeath(session, testament, expiry_s)
+    broker.bequeath(session, last_will, expiry_s)
     peer.packet_bytes_max = packet.max_packet_size or wire.PACKET_BYTES_MAX
     peer.receive_max = packet.receive_max
     peer.aliases_max = min(packet.topic_alias_max, limits.topic_aliases_max)
@@ -88,11 +88,11 @@ def _identify(broker: Broker, packet: mqtt5.ConnectPacket, certificate: Certific
     return identity
 
 
-def _testament_of(will: mqtt5.Will | None, limits: BrokerLimits) -> Testament | None:
+def _last_will_of(will: mqtt5.Will | None, limits: BrokerLimits) -> LastWill | None:
     if will is None:
         return None
     if not is_topic_name(will.topic, limits):
         raise Fault(wire.TOPIC_NAME_INVALID, "no topic to publish the will to")
     check_properties(will)
     message = Message(will, will.topic, int(will.qos), origin="", expires_at=None)
-    return Testament(message, will.will_delay_interval, will.message_expiry_interval)
+    return LastWill(message, will.will_delay_interval, will.message_expiry_interval)

@@ -105,7 +105,7 @@ class Outbox:
             and not link.congested
         )
 
-    # --- offers ---------------------------------------------------------------------------------------------
+    # --- offers ---------------------------------------------------------------------------------------
 
     def deliver(
         self, message: Message, qos: int, retain: bool, ids: tuple[int, ...], feeder: Feeder | None = None
@@ -151,7 +151,7 @@ class Outbox:
         self._queue.append(delivery)
         self.bytes_held += size
 
-    # --- the wire -------------------------------------------------------------------------------------------
+    # --- the wire -------------------------------------------------------------------------------------
 
     def _transmit(self, delivery: Delivery) -> None:
         """Put a message in flight. Its bytes count from here on (a queued one is taken off first)."""
@@ -183,7 +183,7 @@ class Outbox:
         self._counters.publishes_sent += 1
         return True
 
-    # --- acknowledgements -----------------------------------------------------------------------------------
+    # --- acknowledgements -----------------------------------------------------------------------------
 
     def on_puback(self, packet_id: int) -> None:
         """The client has it (QoS 1)."""
@@ -227,7 +227,7 @@ class Outbox:
         if self._queue or self._repeat or self.feeders:
             self.pump()
 
-    # --- connections come and go ----------------------------------------------------------------------------
+    # --- connections come and go ----------------------------------------------------------------------
 
     def attach(self, link: Link) -> None:
         """A connection is there (after its CONNACK): repeat what the last one left open, then go on."""

@@ -63,7 +63,7 @@ class Subscription:
 
 
 @dataclass(frozen=True, slots=True)
-class Testament:
+class LastWill:
     """A will, ready to be published. ``lifetime_s`` counts from then on."""
 
     message: Message
@@ -75,7 +75,14 @@ class Session:
     """Subscriptions, unfinished deliveries both ways, and the clocks that run while nobody is there."""
 
     __slots__ = (
-        "expiry_s", "expiry_timer", "identity", "outbox", "peer", "subscriptions", "testament", "unreleased",
+        "expiry_s",
+        "expiry_timer",
+        "identity",
+        "last_will",
+        "outbox",
+        "peer",
+        "subscriptions",
+        "unreleased",
         "will_timer",
     )  # fmt: skip
 
@@ -88,7 +95,7 @@ class Session:
         self.subscriptions: dict[str, Subscription] = {}  # by the filter as the client wrote it
         self.unreleased: set[int] = set()  # QoS 2 packet ids that came in and wait for their PUBREL
         self.expiry_s = 0
-        self.testament: Testament | None = None
+        self.last_will: LastWill | None = None
         self.expiry_timer: Timer | None = None
         self.will_timer: Timer | None = None
 

@@ -56,12 +56,11 @@ class SharedGroup:
         return len(self._backlog)
 
     def join(self, session: Session, subscription: Subscription) -> None:
-        """Add a member, or renew its options."""
+        """Add a member, or renew its options. Its outbox is pumped (and fed) once it knows: after SUBACK."""
         if session not in self.members:
             session.outbox.feeders.append(self)
         options = (subscription.qos, subscription.retain_as_published, subscription.ids)
         self.members[session] = Member(session, session.outbox, *options)
-        self.feed()
 
     def leave(self, session: Session) -> None:
         """Remove a member. The last one takes the backlog with it (counted)."""

@@ -53,9 +53,10 @@ class Client:
         self._last_id = 0
 
     @classmethod
-    async def dial(cls, broker: EmbeddedBroker, **kwargs: Any) -> "Client":
-        """Only the TCP connection."""
-        return cls(*await asyncio.open_connection("127.0.0.1", broker.port, **kwargs))
+    async def dial(cls, broker: EmbeddedBroker | None, **kwargs: Any) -> "Client":
+        """Only the TCP connection; or a socket the test has connected (``sock``)."""
+        address = {"host": "127.0.0.1", "port": broker.port} if broker else {}
+        return cls(*await asyncio.open_connection(**address, **kwargs))
 
     @classmethod
     async def connect(cls, broker: EmbeddedBroker, client_id: str = "", **properties: Any) -> "Client":
@@ -184,6 +185,11 @@ class Client:
 
     def resume(self) -> None:
         self._writer.transport.resume_reading()  # type: ignore[attr-defined]
+
+    async def listen_for_ever(self) -> None:
+        """Read and forget."""
+        while await self._reader.read(1 << 16):
+            pass
 
     def next_id(self) -> int:
         self._last_id += 1

@@ -6,7 +6,7 @@ import pytest
 from broker.embedded import AllowAll, BrokerLimits, Identity, accept_anyone
 from broker.embedded.broker import Broker
 from broker.embedded.message import Message
-from broker.embedded.session import NEVER_S, Session, Subscription, Testament
+from broker.embedded.session import NEVER_S, LastWill, Session, Subscription
 from broker.embedded.wire import Fault
 from tests.unit.broker.embedded.clock import FakeClock, FakePeer
 
@@ -21,7 +21,7 @@ class World:
         client_id: str,
         expiry_s: int = 0,
         clean_start: bool = False,
-        will: Testament | None = None,
+        will: LastWill | None = None,
         username: str | None = None,
     ) -> tuple[Session, FakePeer, bool]:
         peer = FakePeer()
@@ -46,9 +46,9 @@ class World:
 
 def will(
     payload: bytes = b"gone", delay_s: int = 0, lifetime_s: int | None = None, retain: bool = False
-) -> Testament:
+) -> LastWill:
     last = mqtt5.Will("wills", payload=payload, qos=mqtt5.QoS.AT_LEAST_ONCE, retain=retain)
-    return Testament(Message(last, "wills", 1, "", None), delay_s, lifetime_s)
+    return LastWill(Message(last, "wills", 1, "", None), delay_s, lifetime_s)
 
 
 def with_mourner() -> tuple[World, FakePeer]:
@@ -58,7 +58,7 @@ def with_mourner() -> tuple[World, FakePeer]:
     return world, peer
 
 
-# --- session expiry -------------------------------------------------------------------------------------------
+# --- session expiry -------------------------------------------------------------------------------------
 
 
 def test_a_session_without_expiry_ends_with_its_connection() -> None:
@@ -136,7 +136,7 @@ def test_a_stranger_can_not_take_a_client_id_from_its_user() -> None:
     assert (session.peer, peer.closed_with) == (peer, None)
 
 
-# --- wills ----------------------------------------------------------------------------------------------------
+# --- wills ----------------------------------------------------------------------------------------------
 
 
 def test_a_will_is_published_when_the_connection_is_lost_and_only_then() -> None:
@@ -218,7 +218,7 @@ def test_a_broker_that_stops_publishes_no_wills_and_leaves_no_timers() -> None:
     assert (mourner.payloads(), mourner.closed_with, world.clock.waiting) == ([], 0x8B, 0)
 
 
-# --- message expiry -------------------------------------------------------------------------------------------
+# --- message expiry -------------------------------------------------------------------------------------
 
 
 def test_a_message_that_waited_too_long_is_dropped_and_the_rest_says_how_long_it_has_left() -> None:
@@ -260,7 +260,7 @@ def test_retained_messages_expire_for_readers_at_once_and_for_good_at_the_next_s
     assert world.broker.retained.sweep(now) == 0
 
 
-# --- limits ---------------------------------------------------------------------------------------------------
+# --- limits ---------------------------------------------------------------------------------------------
 
 
 def test_retained_messages_are_bounded_in_number_and_bytes_and_can_always_be_replaced_or_cleared() -> None:

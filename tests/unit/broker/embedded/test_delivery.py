@@ -184,7 +184,7 @@ async def test_acknowledgements_of_nothing_are_counted_and_a_stray_pubrec_is_tol
     assert broker.stats.totals["acknowledgements_unknown"] == 3
 
 
-# --- subscriptions --------------------------------------------------------------------------------------------
+# --- subscriptions --------------------------------------------------------------------------------------
 
 
 @with_broker()
@@ -267,7 +267,7 @@ async def test_malformed_filters_are_refused_one_by_one(broker: EmbeddedBroker) 
     assert await client.subscribe_anyway(*filters) == [1, *[0x8F] * 8, 1]
 
 
-# --- retained messages ----------------------------------------------------------------------------------------
+# --- retained messages ----------------------------------------------------------------------------------
 
 
 @with_broker()
@@ -327,7 +327,7 @@ async def test_a_shared_subscription_gets_no_retained_messages(broker: EmbeddedB
     assert await client.fence() == []
 
 
-# --- aliases and sizes ----------------------------------------------------------------------------------------
+# --- aliases and sizes ----------------------------------------------------------------------------------
 
 
 @with_broker()
