@@ -1,6 +1,6 @@
 """What one request costs in the balancer: step(InferAsked) and step(ReplyHeard), by size of the fleet.
 
-    python -m benchmarks.bench_balancer [--requests N] [--in-flight N] [--json PATH]
+python -m benchmarks.bench_balancer [--requests N] [--in-flight N] [--json PATH]
 """
 
 import argparse
@@ -51,7 +51,9 @@ def measure(size: int, requests: int, in_flight: int, seed: int = 1) -> dict[str
     gc.disable()
     for number in range(requests):
         now += 0.0005
-        ask = InferAsked("app", InferAsk(correlation=f"c{number}", budget_s=5.0, model="digits", inputs=inputs))
+        ask = InferAsked(
+            "app", InferAsk(correlation=f"c{number}", budget_s=5.0, model="digits", inputs=inputs)
+        )
         start = clock()
         effects = core.step(ask, now)
         asked_ns.append(clock() - start)

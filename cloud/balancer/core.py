@@ -159,7 +159,8 @@ class Balancer:
 
     def _shed(self, key: Key, ask: InferAsk, code: str, detail: str, now: float) -> list[Effect]:
         self.counts[code] += 1
-        self._record(Pending(key, ask.model[:TEXT_MAX], *self.fleet.evidence(ask.model), now, Phase.SHED))
+        evidence = self.fleet.evidence(ask.model)
+        self._record(Pending(key, ask.model[:TEXT_MAX], *evidence, now, phase=Phase.SHED))
         reply = Reply(correlation=key[1], status=ReplyStatus.REFUSED, code=code, detail=detail)
         return [Publish(APP_REPLY.at(app=key[0]), reply)]
 
@@ -168,7 +169,7 @@ class Balancer:
     def _replied(self, name: str, caller: str, reply: Reply, now: float) -> list[Effect]:
         pending = self._waiting.get((caller, reply.correlation))
         if pending is None or pending.node is None:
-            return [Ignore("an answer to nothing that waits here")]
+            return self._replied_late(name, caller, reply, now)
         node = pending.node
         if name == node.fact.node:
             self._learn(pending, node, reply, now)
@@ -179,6 +180,16 @@ class Balancer:
         self.counts[reply.status] += 1
         self._close(pending, Phase.ANSWERED)
         return []
+
+    def _replied_late(self, name: str, caller: str, reply: Reply, now: float) -> list[Effect]:
+        """Too late for the app, but not for us: the node lives, and it is slow."""
+        record = self._records.get((caller, reply.correlation))
+        if record is None or record.node is None or name not in (record.node.fact.node, record.first):
+            return [Ignore("an answer to nothing that waits here")]
+        if record.phase is Phase.EXPIRED and name == record.node.fact.node:
+            self._learn(record, record.node, reply, now)
+        self._trust(name)
+        return [Ignore(f"{name} answered too late, or twice")]
 
     def _learn(self, pending: Pending, node: Node, reply: Reply, now: float) -> None:
         if reply.status is not ReplyStatus.OK:
@@ -222,15 +233,17 @@ class Balancer:
         if self._ticked_at is not None and now - self._ticked_at > STALL_S:
             self.watching_since = max(self.watching_since, now)
         self._ticked_at = now
+        self.fleet.settle()
         effects: list[Effect] = []
         while self._timers and self._timers[0][0] <= now:
-            pending = heappop(self._timers)[2]
-            if pending.phase in OPEN:
+            due, _, pending = heappop(self._timers)
+            if pending.phase in OPEN and due == pending.due:  # else it was sent again meanwhile
                 effects += self._overdue(pending, now)
         return effects
 
     def _time(self, pending: Pending, at: float) -> None:
         self._timer += 1
+        pending.due = at
         heappush(self._timers, (at, self._timer, pending))
         if len(self._timers) > 2 * len(self._waiting) + TIMERS_SPARE:  # Answered ones leave lazily.
             self._timers = [timer for timer in self._timers if timer[2].phase in OPEN]
@@ -340,12 +353,13 @@ class Balancer:
         assert self._waiting_bytes == kept <= self._waiting_bytes_max
         assert len(self._records) <= len(self._recorded) <= RECORDS_MAX
         assert not any(record.ask for record in self._records.values() if record.phase not in OPEN)
-        timed = [id(timer[2]) for timer in self._timers if timer[2].phase in OPEN]
-        assert sorted(timed) == sorted(map(id, self._waiting.values()))  # nothing waits for ever
+        timed = {(due, id(pending)) for due, _, pending in self._timers}
         for key, pending in self._waiting.items():
             assert pending.phase in OPEN
             assert pending.node is not None
             assert pending.node.requests[key] is pending
+            assert (pending.due, id(pending)) in timed  # nothing waits for ever
+            assert pending.due <= pending.deadline
         assert sum(len(node.requests) for node in self.fleet.nodes.values()) == len(self._waiting)
         self.fleet.check()
 

@@ -5,7 +5,7 @@ from math import inf
 
 from cloud.balancer.index import ModelIndex
 from cloud.balancer.node import Held, Node
-from cloud.balancer.score import Standing, standing_of, why_not
+from cloud.balancer.score import Standing, why_not
 from cloud.facts import NodeFact
 from shared.config import BalancerSection
 from shared.messages import InferAsk
@@ -29,8 +29,8 @@ class Fleet:
         node = self.nodes.get(fact.node)
         if node is None:
             node = self.nodes[fact.node] = Node(fact)
-            self._stock(node)
             node.heartbeat()
+            self._stock(node)
         else:
             before, node.fact = node.fact, fact
             if fact.models is not before.models:
@@ -39,6 +39,7 @@ class Fleet:
                 node.strikes = 0
             if (fact.epoch, fact.heartbeat) != (before.epoch, before.heartbeat):
                 node.heartbeat()
+        self._filter(node)
         self.rank(node)
         return node
 
@@ -51,24 +52,19 @@ class Fleet:
         return node
 
     def rank(self, node: Node) -> None:
-        """Put the node where it stands now, for each model it holds."""
-        fact, load, silent = node.fact, node.load, node.silent
+        """The node stands differently from now on, for each model it holds."""
+        for held in node.held.values():
+            held.index.touch(held)
+
+    def settle(self) -> None:
+        """Weigh anew what has changed, so that no choice has to do much of it."""
+        for index in self.models.values():
+            index.settle()
+
+    def _filter(self, node: Node) -> None:
+        """Apply the hard filters. Their answer changes only with what the registry says."""
         for model, held in node.held.items():
-            reason = why_not(fact, model)
-            if reason:
-                held.index.exclude(held, reason)
-                continue
-            standing = standing_of(
-                fact.node,
-                held.expected_service_s(),
-                node.round_trip_s,
-                load,
-                fact.slots,
-                fact.suspect,
-                silent,
-                self._weights,
-            )
-            held.index.put(held, standing)
+            held.index.filter(held, why_not(node.fact, model))
 
     def _stock(self, node: Node) -> None:
         """Bring the indexes in line with the models that the node reports."""
@@ -76,7 +72,9 @@ class Fleet:
             self._unstock(node, model)
         for model in node.fact.models:
             if model not in node.held:
-                index = self.models.get(model) or self.models.setdefault(model, ModelIndex(model))
+                index = self.models.get(model)
+                if index is None:
+                    index = self.models[model] = ModelIndex(model, self._weights)
                 held = Held(node, index, INFER.at(node=node.fact.node, model=model))
                 node.held[model] = index.nodes[node.fact.node] = held
 
@@ -95,9 +93,11 @@ class Fleet:
             return None
         if not only:
             return index.best(budget_s, avoid)
+        index.settle()
         held = index.nodes.get(only)
-        able = held is not None and held.standing is not None and held.standing.expected_s <= budget_s
-        return held if able else None
+        if held is None or held.reason or held.standing is None or held.standing.expected_s > budget_s:
+            return None
+        return held
 
     def evidence(self, model: str) -> Evidence:
         """What a choice is made from: the first few, the excluded by reason, how many lack the model."""

@@ -6,8 +6,8 @@ had there since the heartbeat before. Under our own traffic alone it is therefor
 
 Speed. Service time per (node, model) and round trip per node are exponentially weighted means. Before the
 first answer, service time is guessed from the device's own benchmark and what the model cost elsewhere. An
-estimate that got no new sample between two heartbeats drifts back to the guess, so that one unlucky answer
-does not banish a node for ever.
+estimate that got no new sample between two heartbeats becomes 10 % more hopeful, and the next sample replaces
+it: so one unlucky answer neither banishes a node for ever, nor has every request refused as hopeless.
 
 Strikes. A request that stays silent far beyond its expected completion is three strikes, one that expires
 is one; an answer clears them, a heartbeat forgives one. From ``STRIKES_MAX`` on the node is *silent*: used
@@ -20,8 +20,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from cloud.balancer.score import Standing
+from cloud.balancer.score import Standing, standing_of
 from cloud.facts import NodeFact, NodeStatus
+from shared.config import BalancerSection
 from shared.messages import InferCommand
 from shared.topics import Address
 
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from cloud.balancer.request import Pending
 
 ALPHA = 0.2  # weight of the newest sample
-DRIFT = 0.1  # of the way back to the guess, per heartbeat without a sample
+HOPE = 0.9  # times the estimate, per heartbeat without a sample
 ROUND_TRIP_S = 0.002  # until measured
 STRIKES_MAX = 3
 STRIKES_KEPT = 9
@@ -38,7 +39,7 @@ STRIKES_KEPT = 9
 
 @dataclass(slots=True, eq=False)
 class Held:
-    """One model on one node. ``place`` < 0: excluded, because of ``reason``."""
+    """One model on one node. ``reason``: why a hard filter excludes it. ``place`` < 0: not in the order."""
 
     node: Node
     index: ModelIndex
@@ -47,23 +48,39 @@ class Held:
     reason: str = ""
     standing: Standing | None = None
     service_s: float | None = None
-    fresh: bool = False
+    fresh: bool = False  # there was a sample since the last heartbeat
+    stale: bool = False  # there was none between the last two
 
-    def expected_service_s(self) -> float:
-        """Measured, or guessed."""
-        return self.service_s if self.service_s is not None else self._guess_s()
+    def weigh(self, weights: BalancerSection) -> Standing:
+        """How the node stands now."""
+        node = self.node
+        fact = node.fact
+        return standing_of(
+            fact.node,
+            self.service_s if self.service_s is not None else self._guess_s(),
+            node.round_trip_s,
+            node.load,
+            fact.slots,
+            fact.suspect,
+            node.strikes >= STRIKES_MAX,
+            weights,
+        )
 
     def learn(self, service_s: float) -> None:
         """Take one measured service time."""
-        self.fresh = True
         known = self.service_s
-        self.service_s = service_s if known is None else known + ALPHA * (service_s - known)
+        if known is None or self.stale:
+            self.service_s = service_s
+        else:
+            self.service_s = known + ALPHA * (service_s - known)
+        self.fresh, self.stale = True, False
         self.index.learn(service_s * self.node.gflops)
 
-    def drift(self) -> None:
+    def age(self) -> None:
         """A heartbeat has passed."""
-        if self.service_s is not None and not self.fresh:
-            self.service_s += DRIFT * (self._guess_s() - self.service_s)
+        self.stale = not self.fresh
+        if self.stale:
+            self.service_s = HOPE * (self._guess_s() if self.service_s is None else self.service_s)
         self.fresh = False
 
     def _guess_s(self) -> float:
@@ -81,18 +98,13 @@ class Node:
     others: int = 0
     strikes: int = 0
     round_trip_s: float = ROUND_TRIP_S
-    measured: bool = False
     fresh: bool = False
+    stale: bool = True
 
     @property
     def load(self) -> int:
         """Requests on the node, ours and others'."""
         return len(self.requests) + self.others
-
-    @property
-    def silent(self) -> bool:
-        """Whether it owes too many answers."""
-        return self.strikes >= STRIKES_MAX
 
     @property
     def gflops(self) -> float:
@@ -113,20 +125,21 @@ class Node:
         self.others = max(0, reported - self.peak)
         self.peak = len(self.requests)
         self.strikes = max(0, self.strikes - 1)
-        if not self.fresh:
-            self.round_trip_s += DRIFT * (ROUND_TRIP_S - self.round_trip_s)
+        self.stale = not self.fresh
+        if self.stale:
+            self.round_trip_s *= HOPE
         self.fresh = False
         for held in self.held.values():
-            held.drift()
+            held.age()
 
     def learn(self, round_trip_s: float, *, alone: bool) -> None:
         """Take one measured round trip. Behind other requests (not ``alone``) it has waiting in it, and so
         can only show that the estimate was too high."""
-        if not self.measured:
-            self.round_trip_s, self.measured = round_trip_s, True
+        if self.stale:
+            self.round_trip_s = round_trip_s
         elif alone or round_trip_s < self.round_trip_s:
             self.round_trip_s += ALPHA * (round_trip_s - self.round_trip_s)
-        self.fresh = True
+        self.fresh, self.stale = True, False
 
     def strike(self, count: int) -> None:
         """It owes an answer."""

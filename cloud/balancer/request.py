@@ -49,6 +49,7 @@ Key = tuple[str, str]  # the app, its correlation
 class Pending:
     """``ask`` is kept only while a second try is possible. ``patience_s``: silence beyond this is a fault.
 
+    ``due``: when it is looked at again, the ``deadline`` at the latest.
     ``candidates``, ``excluded``, ``without_model``: what the choice was made from. ``alone``: nothing else
     was on the node when it was sent. ``first``: the node of the first try, once there was a second.
     """
@@ -59,6 +60,7 @@ class Pending:
     excluded: Mapping[str, int]
     without_model: int
     deadline: float
+    due: float = 0.0
     phase: Phase = Phase.SENT
     ask: InferAsk | None = None
     ask_bytes: int = 0

@@ -39,6 +39,9 @@ class Kind(IntEnum):
     SILENT = 2
 
 
+_IDLE, _WORKING, _SILENT = (int(kind) * STEPS for kind in Kind)
+
+
 class Standing(msgspec.Struct, frozen=True, gc=False):
     """How one node stands for one model. ``place`` orders nodes: lower is better."""
 
@@ -74,11 +77,11 @@ def standing_of(
     if suspect:
         cost_s *= weights.suspect_penalty**weights.state
     if silent:
-        first = Kind.SILENT * STEPS
+        first = _SILENT
     elif load == 0 and not suspect and weights.state > 0:
-        first = 0
+        first = _IDLE
     else:
-        first = Kind.WORKING * STEPS
+        first = _WORKING
     place = first + step_of(cost_s)
     expected_s = service_s + ahead_s + round_trip_s
     return Standing(node, place, cost_s, expected_s, service_s, round_trip_s, load, slots, suspect)
