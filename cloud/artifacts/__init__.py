@@ -1,0 +1,1 @@
+"""The cloud's artifacts: uploads, the signed catalog, and the sender of chunks."""
