@@ -14,10 +14,11 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from broker.connect import open_bus
+import msgspec
 
 from broker.ask import Asker
 from broker.bus import Bus
+from broker.connect import open_bus
 from shared.config import Config
 from shared.deploys import DeployResult
 from shared.errors import Unavailable
@@ -78,21 +79,36 @@ class Fleet:
     ) -> Answer:
         """Ask the fleet; the cloud picks the node, unless ``node`` names one."""
         body = pack_inputs(json if json is not None else inputs)
+        reply = await self.ask_packed(
+            model, body, function=function, node=node, idempotent=idempotent, budget_s=budget_s
+        )
+        request = f"{self.app}/{reply.correlation}"
+        return Answer(unpack_inputs(reply.body), reply.node, reply.service_s, request)
+
+    async def ask_packed(
+        self,
+        model: str,
+        inputs: msgspec.Raw,
+        *,
+        function: str = "run",
+        node: str = "",
+        idempotent: bool = True,
+        budget_s: float | None = None,
+    ) -> Reply:
+        """As :meth:`infer`, with inputs and outputs as they travel."""
 
         def build(correlation: str, left_s: float) -> InferAsk:
             return InferAsk(
                 correlation=correlation,
                 budget_s=left_s,
                 model=model,
-                inputs=body,
+                inputs=inputs,
                 function=function,
                 node=node,
                 idempotent=idempotent,
             )
 
-        reply = await self._asker.ask(APP_INFER.at(app=self.app), build, budget_s or self.budget_s)
-        request = f"{self.app}/{reply.correlation}"
-        return Answer(unpack_inputs(reply.body), reply.node, reply.service_s, request)
+        return await self._asker.ask(APP_INFER.at(app=self.app), build, budget_s or self.budget_s)
 
     async def upload(self, package: bytes, progress: Callable[[int], None] | None = None) -> UploadProgress:
         """Put a ``.shoal`` package into the cloud's store; goes on where an earlier try stopped.
