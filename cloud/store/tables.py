@@ -46,6 +46,7 @@ MODELS = Table(
     Column("size_bytes", BigInteger, nullable=False),
     Column("created_at_unix_s", Double, nullable=False),
     Column("manifest", LargeBinary, nullable=False),
+    Column("info", LargeBinary, nullable=False),
 )
 
 DEPLOYMENTS = Table(

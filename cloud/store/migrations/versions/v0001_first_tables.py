@@ -32,6 +32,7 @@ def upgrade() -> None:
         sa.Column("size_bytes", sa.BigInteger, nullable=False),
         sa.Column("created_at_unix_s", sa.Double, nullable=False),
         sa.Column("manifest", sa.LargeBinary, nullable=False),
+        sa.Column("info", sa.LargeBinary, nullable=False),
     )
     op.create_table(
         "deployments",

@@ -1,6 +1,5 @@
 """What the cloud keeps, on a real SQLite file."""
 
-import os
 import random
 import signal
 import sqlite3
@@ -11,15 +10,32 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from cloud.artifacts.entry import Entry
 from cloud.rollout.events import NodeDesired
 from cloud.rollout.rules import Rule
-from cloud.store.records import CatalogEntry, NodeRecord
-from cloud.store.store import Store, StoreFailed
-from shared.messages import DesiredModel, DesiredModels
+from cloud.store.database import StoreFailed
+from cloud.store.rows import NodeRecord
+from cloud.store.store import Store
+from shared.messages import DesiredModel, DesiredModels, Manifest
+from shared.package import ModuleKind, PackageInfo
 
-CAT = CatalogEntry("cat", "1", "ab" * 32, 1 << 33, "tensor", 1_700_000_000.5, b"\x00manifest\xff")
+CAT = Entry(
+    manifest=Manifest(
+        digest="ab" * 32,
+        name="cat",
+        version="1",
+        kind=ModuleKind.WASI,
+        size_bytes=1 << 33,
+        chunk_bytes=96 * 1024,
+        chunk_digests=bytes(range(256)),
+        signature=b"\x00\xff" * 32,
+    ),
+    info=PackageInfo(name="cat", operators={"conv": 3}),
+    created_at_unix_s=1_700_000_000.5,
+)
 BERLIN = NodeRecord("berlin", 1.0, 1_700_000_000, "10.0.0.1", {"region": "eu"}, {"cores": 4})
 ALL = Rule(1, "cat", "all", "1", "ab" * 32, 1_700_000_000.5, "cli-1")
 SITE = Rule(2, "cat", "site=a", "2", "cd" * 32, 1_700_000_001.5, "cli-2")
@@ -43,14 +59,14 @@ def orders(node: str, version: int) -> NodeDesired:
 
 
 def test_everything_is_there_after_a_restart(store, url):
-    store.save(CAT)
+    store.save_entry(CAT)
     store.save_node(BERLIN)
     store.save_rollout([ALL, SITE], [], [orders("berlin", 3), orders("amsterdam", 2**53)])
     term = store.next_term(0.0)
     store.close()
     again = Store.open(url)
-    assert again.load() == [CAT]
-    assert again.nodes() == [BERLIN]
+    assert again.load_catalog() == (CAT,)
+    assert again.load_nodes() == (BERLIN,)
     assert again.load_rollout() == ((ALL, SITE), (orders("amsterdam", 2**53), orders("berlin", 3)))
     assert again.next_term(0.0) == term + 1
     again.close()
@@ -76,15 +92,15 @@ def test_a_rule_is_replaced_by_its_model_and_target_and_withdrawn_by_them(store)
 def test_the_same_save_twice_is_the_same_as_once(store):
     for _ in range(2):
         store.save_rollout([ALL, SITE], [("dog", "all")], [orders("berlin", 3)])
-        store.save(CAT)
+        store.save_entry(CAT)
     assert store.load_rollout() == ((ALL, SITE), (orders("berlin", 3),))
-    assert store.load() == [CAT]
+    assert store.load_catalog() == (CAT,)
 
 
 def test_a_node_keeps_the_day_it_was_first_seen(store):
     store.save_node(BERLIN)
     store.save_node(replace(BERLIN, first_seen_unix_s=9.0, last_epoch=7, labels={}))
-    assert store.nodes() == [replace(BERLIN, last_epoch=7, labels={})]
+    assert store.load_nodes() == (replace(BERLIN, last_epoch=7, labels={}),)
 
 
 def test_a_transaction_that_breaks_leaves_nothing_behind(store):
@@ -110,7 +126,7 @@ def test_threads_share_a_store(store):
 def test_two_processes_of_one_store_see_each_others_rows(store, url):
     other = Store.open(url)
     store.save_node(BERLIN)
-    assert other.nodes() == [BERLIN]
+    assert other.load_nodes() == (BERLIN,)
     assert other.next_term(0.0) == 1
     assert store.next_term(0.0) == 2
     other.close()
@@ -118,7 +134,7 @@ def test_two_processes_of_one_store_see_each_others_rows(store, url):
 
 def test_a_commit_means_on_the_disk(store):
     pragmas = {}
-    with store._engine.begin() as connection:
+    with store._database._engine.begin() as connection:
         for name in ("journal_mode", "synchronous", "foreign_keys"):
             pragmas[name] = connection.exec_driver_sql(f"PRAGMA {name}").scalar()
     assert pragmas == {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1}
@@ -126,26 +142,35 @@ def test_a_commit_means_on_the_disk(store):
 
 def test_a_full_disk_is_a_typed_error_and_what_was_stored_stays(store):
     store.save_node(BERLIN)
-    with store._engine.begin() as connection:
+    with store._database._engine.begin() as connection:
         pages = connection.exec_driver_sql("PRAGMA page_count").scalar()
-    store._engine.dispose()
-    store._engine.pool.connect().driver_connection.execute(f"PRAGMA max_page_count = {pages}")
+    store._database._engine.dispose()
+    store._database._engine.pool.connect().driver_connection.execute(f"PRAGMA max_page_count = {pages}")
     with pytest.raises(StoreFailed, match="full"):
-        store.save(replace(CAT, manifest=os.urandom(100_000)))
-    assert store.nodes() == [BERLIN]
-    assert store.load() == []
+        store.save_entry(
+            msgspec.structs.replace(CAT, info=PackageInfo(name="cat", description="x" * 100_000))
+        )
+    assert store.load_nodes() == (BERLIN,)
+    assert store.load_catalog() == ()
 
 
 def test_a_locked_store_is_a_typed_error(store, url, tmp_path):
-    with store._engine.begin() as connection:
+    with store._database._engine.begin() as connection:
         connection.exec_driver_sql("PRAGMA busy_timeout = 1")
     blocker = sqlite3.connect(tmp_path / "cloud" / "cloud.sqlite", isolation_level=None)
     blocker.execute("BEGIN IMMEDIATE")
     with pytest.raises(StoreFailed, match="locked"):
-        store.save(CAT)
+        store.save_entry(CAT)
     blocker.execute("ROLLBACK")
-    store.save(CAT)
-    assert store.load() == [CAT]
+    store.save_entry(CAT)
+    assert store.load_catalog() == (CAT,)
+
+
+def test_the_catalog_is_read_oldest_first(store):
+    for age in (2.0, 3.0, 1.0):
+        manifest = msgspec.structs.replace(CAT.manifest, digest=f"{age}")
+        store.save_entry(Entry(manifest=manifest, info=CAT.info, created_at_unix_s=age))
+    assert [entry.created_at_unix_s for entry in store.load_catalog()] == [1.0, 2.0, 3.0]
 
 
 # kill -9 --------------------------------------------------------------------------------------------
@@ -153,7 +178,7 @@ def test_a_locked_store_is_a_typed_error(store, url, tmp_path):
 WRITE_FOR_EVER = """
 import sys
 from cloud.rollout.events import NodeDesired
-from cloud.store.records import NodeRecord
+from cloud.store.rows import NodeRecord
 from cloud.store.store import Store
 from shared.messages import DesiredModels
 store = Store.open(sys.argv[1])
@@ -179,7 +204,7 @@ def test_kill_9_at_any_moment_keeps_every_row_that_was_acknowledged(url):
         assert process.returncode == -signal.SIGKILL
         acknowledged = max(int(line) for line in (first + told).split())
         store = Store.open(url)
-        nodes, (_, desired) = store.nodes(), store.load_rollout()
+        nodes, (_, desired) = store.load_nodes(), store.load_rollout()
         store.close()
         assert {record.last_epoch for record in nodes} >= set(range(1, acknowledged + 1))
         assert {one.desired.version for one in desired} >= set(range(1, acknowledged + 1))
