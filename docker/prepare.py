@@ -4,7 +4,7 @@
 
     VOLUMES/workspace   all of it; mounted nowhere else
     VOLUMES/broker      passwords                  -> Mosquitto
-    VOLUMES/cloud       cloud.toml, cloud.key      -> the cloud
+    VOLUMES/cloud       cloud.toml, its key        -> the cloud
     VOLUMES/operator    operator.toml              -> the `shoal` command
     VOLUMES/NODE        edge.toml                  -> one device, which learns nobody else's password
 
@@ -30,9 +30,7 @@ def prepare(volumes: Path, broker_url: str, nodes: Sequence[str]) -> None:
     hand_out(workspace.credentials_dir / PASSWORDS, volumes / "broker" / PASSWORDS)
     hand_out(workspace.config(CLOUD_USER), volumes / "cloud" / "cloud.toml")
     hand_out(workspace.config(OPERATOR_USER), volumes / "operator" / "operator.toml")
-    key = volumes / "cloud" / "cloud.key"
-    if not key.exists():
-        shutil.copy2(workspace.cloud_data / key.name, key)
+    shutil.copytree(workspace.cloud_data, volumes / "cloud", dirs_exist_ok=True)  # as yet only its key
     for node in nodes:
         hand_out(workspace.config(node), volumes / node / "edge.toml")
 
