@@ -139,7 +139,7 @@ class Connection(asyncio.Protocol):
             return done
         counters, limit = self._broker.counters, self._broker.limits.packet_bytes_max
         while not self._closing:
-            nbytes, body = self._frame(view[done:], limit)
+            nbytes, body = self._frame(view, done, limit)
             if not nbytes:
                 break
             raw = view[done : done + nbytes]
@@ -155,7 +155,7 @@ class Connection(asyncio.Protocol):
         """Wait for a whole CONNECT and answer it; how many bytes it took."""
         if view[0] >> 4 != wire.CONNECT:
             raise NotMqtt
-        nbytes, body = self._frame(view, self._broker.limits.connect_bytes_max)
+        nbytes, body = self._frame(view, 0, self._broker.limits.connect_bytes_max)
         if not nbytes:
             return 0
         raw = view[:nbytes]
@@ -172,15 +172,15 @@ class Connection(asyncio.Protocol):
             self._check_keep_alive()
         return nbytes
 
-    def _frame(self, rest: memoryview, limit: int) -> tuple[int, int]:
-        """``(bytes, of which header)`` of the whole packet that begins here, or ``(0, 0)``: wait for more.
+    def _frame(self, view: memoryview, at: int, limit: int) -> tuple[int, int]:
+        """``(bytes, of which header)`` of the whole packet at ``at``, or ``(0, 0)``: wait for more.
 
         A packet above ``limit`` is refused by its header, before it is buffered.
         """
-        header = wire.fixed_header(rest) or (0, 0)
+        header = wire.fixed_header(view, at) or (0, 0)
         if header[0] > limit:
             raise Fault(wire.PACKET_TOO_LARGE, f"a packet of {header[0]} bytes")
-        if 0 < header[0] <= len(rest):
+        if 0 < header[0] <= len(view) - at:
             return header
         self._wanted_bytes = header[0]
         return 0, 0

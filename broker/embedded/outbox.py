@@ -111,10 +111,13 @@ class Outbox:
         self, message: Message, qos: int, retain: bool, ids: tuple[int, ...], feeder: Feeder | None = None
     ) -> None:
         """Send the message, or queue it, or drop and count it. ``qos`` is what the filter left of it."""
+        link = self.link
         if qos == 0:
             self._deliver_at_most_once(message, retain, ids)
-        elif self.has_room:
-            self._transmit(Delivery(message, qos, retain, ids, feeder))
+        elif (
+            link and self._window > 0 and not (self._queue or self._repeat or link.congested)
+        ):  # has_room, inlined
+            self._transmit(link, Delivery(message, qos, retain, ids, feeder))
         else:
             self._enqueue(Delivery(message, qos, retain, ids, feeder))
 
@@ -153,14 +156,13 @@ class Outbox:
 
     # --- the wire -------------------------------------------------------------------------------------
 
-    def _transmit(self, delivery: Delivery) -> None:
+    def _transmit(self, link: Link, delivery: Delivery) -> None:
         """Put a message in flight. Its bytes count from here on (a queued one is taken off first)."""
         packet_id = self._last_id % 65_535 + 1
         while packet_id in self._inflight:
             packet_id = packet_id % 65_535 + 1
-        assert self.link is not None, "only a connected session transmits"
         self._last_id = packet_id
-        if self._send(self.link, delivery, packet_id):
+        if self._send(link, delivery, packet_id):
             delivery.on_wire = True
             self._window -= 1
             self._inflight[packet_id] = delivery
@@ -170,7 +172,7 @@ class Outbox:
         """Write the PUBLISH; False (counted) when the client would not take a packet of that size."""
         message = delivery.message
         remaining_s = None if message.expires_at is None else message.remaining_s(self._clock())
-        alias, named = _alias_for(message.topic, link)
+        alias, named = (None, True) if link.aliases is None else _alias_for(message.topic, link.aliases, link)
         data = message.encode(
             (delivery.qos, delivery.retain, delivery.ids, remaining_s, alias, named), packet_id
         )
@@ -301,14 +303,11 @@ class Outbox:
         elif delivery.qos == 0:
             self._send(link, delivery, None)
         else:
-            self._transmit(delivery)
+            self._transmit(link, delivery)
 
 
-def _alias_for(topic: str, link: Link) -> tuple[int | None, bool]:
+def _alias_for(topic: str, aliases: dict[str, int], link: Link) -> tuple[int | None, bool]:
     """``(alias, is the topic spelled out)``: the first topics of a connection get the aliases, for good."""
-    aliases = link.aliases
-    if aliases is None:
-        return None, True
     alias = aliases.get(topic)
     if alias is not None:
         return alias, False

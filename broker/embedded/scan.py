@@ -96,6 +96,8 @@ class _Walk:
 
 def scan(packet: memoryview, body: int) -> None:
     """Raise a :class:`Fault` for what the codec does not see. ``body`` is where the fixed header ends."""
+    if len(packet) < 5:  # the short acknowledgements, and nothing that could hold a text
+        return
     kind = packet[0] >> 4
     try:
         if kind == PUBLISH:

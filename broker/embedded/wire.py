@@ -96,19 +96,35 @@ def pubcomp(packet_id: int, code: int = SUCCESS) -> bytes:
     return _long_ack(0x70, 3, packet_id, code) if code else _short_ack(0x70, 2, packet_id)
 
 
-def fixed_header(data: memoryview) -> tuple[int, int] | None:
+def fixed_header(data: memoryview, at: int = 0) -> tuple[int, int] | None:
     """``(bytes of the whole packet, bytes of its fixed header)``; None while the header is not all there.
+
+    Written out for the lengths of one and two bytes (packets below 16 KiB): every packet passes here.
 
     Raises:
         Fault: a remaining length of more than four bytes.
     """
+    left = len(data) - at
+    if left < 2:
+        return None
+    first = data[at + 1]
+    if first < 0x80:
+        return first + 2, 2
+    if left < 3:
+        return None
+    second = data[at + 2]
+    if second < 0x80:
+        return (first & 0x7F | second << 7) + 3, 3
+    return _long_header(data[at : at + 5])
+
+
+def _long_header(data: memoryview) -> tuple[int, int] | None:
     remaining = 0
-    for at in range(1, min(len(data), 5)):
-        byte = data[at]
-        remaining |= (byte & 0x7F) << 7 * at - 7
+    for at, byte in enumerate(data[1:]):
+        remaining |= (byte & 0x7F) << 7 * at
         if byte < 0x80:
-            return remaining + at + 1, at + 1
-    if len(data) >= 5:
+            return remaining + at + 2, at + 2
+    if len(data) == 5:
         raise Fault(MALFORMED_PACKET, "a remaining length of more than four bytes")
     return None
 
