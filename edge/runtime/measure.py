@@ -11,7 +11,7 @@ from edge.runtime.fastcall import Call, bind, find_raw_binding
 from edge.runtime.limits import Limits
 from edge.runtime.sandbox import WASMTIME_VERSION, Sandbox
 
-_ACCUMULATORS = 8  # enough to hide the latency of an addition
+_ACCUMULATORS = 12  # enough to hide the latency of an addition, few enough for 16 registers
 _FLOPS_PER_STEP = _ACCUMULATORS * 4 * 2
 _SAMPLE_S = 0.02
 _OVERHEAD_CALLS = 500

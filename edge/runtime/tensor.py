@@ -52,12 +52,21 @@ class _Variant:
     inputs: tuple[tuple[tuple[int, ...], np.dtype[np.generic]], ...]
     outputs: tuple[Tensor, ...]
     batched: bool
+    whole: tuple[Part]
 
-    def fits(self, inputs: Sequence[Array]) -> bool:
-        return len(inputs) == len(self.inputs) and all(
-            have.shape == shape and have.dtype == dtype
-            for have, (shape, dtype) in zip(inputs, self.inputs, strict=True)
-        )
+    @property
+    def output_bytes(self) -> int:
+        """Of one call."""
+        return sum(tensor.nbytes for tensor in self.outputs)
+
+    def fits(self, inputs: Sequence[object]) -> bool:
+        """A plain loop: this is on the way of every inline call."""
+        if len(inputs) != len(self.inputs):
+            return False
+        for have, (shape, dtype) in zip(inputs, self.inputs, strict=True):
+            if not isinstance(have, np.ndarray) or have.shape != shape or have.dtype != dtype:
+                return False
+        return True
 
     def fits_items(self, inputs: Sequence[Array]) -> bool:
         """The same but for the number of items, which all inputs share."""
@@ -94,14 +103,15 @@ class TensorProgram:
         variants = self.variants.get(function)
         if variants is None:
             raise BadInput(f"there is no function {function!r}; there are {', '.join(self.variants)}")
-        if not isinstance(inputs, Sequence) or not all(isinstance(one, np.ndarray) for one in inputs):
-            raise BadInput("a tensor module takes a sequence of numpy arrays")
-        if sum(one.nbytes for one in inputs) > self.sandbox.limits.input_bytes_max:
-            raise BadInput(f"the inputs have over {self.sandbox.limits.input_bytes_max} bytes")
+        if not isinstance(inputs, list | tuple):
+            raise BadInput("a tensor module takes a list or tuple of numpy arrays")
         for variant in variants:
             if variant.fits(inputs):
-                items = variant.size
-                return TensorCall(function, inputs, (Part(items, 0, items),), items)
+                return TensorCall(function, inputs, variant.whole, variant.size)
+        if not all(isinstance(one, np.ndarray) for one in inputs):
+            raise BadInput("a tensor module takes a list or tuple of numpy arrays")
+        if sum(one.nbytes for one in inputs) > self.sandbox.limits.input_bytes_max:
+            raise BadInput(f"the inputs have over {self.sandbox.limits.input_bytes_max} bytes")
         batched = [variant for variant in variants if variant.batched]
         if not batched or not batched[0].fits_items(inputs):
             raise BadInput(_expected(function, variants, inputs))
@@ -133,7 +143,7 @@ class TensorProgram:
 
     def _split(self, function: str, inputs: Sequence[Array], batched: list[_Variant]) -> TensorCall:
         items, most = len(inputs[0]), self.sandbox.limits.output_bytes_max
-        item_bytes = sum(tensor.nbytes for tensor in batched[0].outputs) // batched[0].size
+        item_bytes = batched[0].output_bytes // batched[0].size
         if items * item_bytes > most:
             raise OutputTooLarge(f"{items} items give {items * item_bytes} bytes; output_bytes_max is {most}")
         return TensorCall(function, inputs, tuple(parts(items, [one.size for one in batched])), items)
@@ -217,12 +227,15 @@ def _variant(size: int, function: Function) -> _Variant:
     tensors = (*function.inputs, *function.outputs)
     batched = bool(function.inputs) and all(one.shape and one.shape[0] == size for one in tensors)
     inputs = tuple((one.shape, DTYPES[one.dtype]) for one in function.inputs)
-    return _Variant(size, inputs, function.outputs, batched)
+    return _Variant(size, inputs, function.outputs, batched, (Part(size, 0, size),))
 
 
 def _check_variants(program: TensorProgram) -> None:
     """One function means one thing: its items have the same types and shapes for every batch size."""
+    most = program.sandbox.limits.output_bytes_max
     for name, variants in program.variants.items():
+        if max(variant.output_bytes for variant in variants) > most:
+            raise BadModule(f"{name} gives more than {most} bytes; raise output_bytes_max if it may")
         kinds = {
             (
                 tuple((shape[1:], dtype.str) for shape, dtype in one.inputs),

@@ -42,6 +42,7 @@ class WasiProgram:
     imports: tuple[str, ...]
     grants: Grants
     memory_bytes_max: int
+    types: tuple[FuncType, ...]
     functions: tuple[str, ...] = ("run",)
 
     def check(self, function: str, inputs: object) -> WasiCall:
@@ -72,7 +73,11 @@ class WasiProgram:
         """Nothing is kept between runs."""
 
     def _execute(self, store: Store, process: "Process", deadline: float) -> None:
-        host = [_host_function(store, process, name) for name in sorted(set(self.imports))]
+        names = sorted(set(self.imports))
+        host = [
+            Func(store, kind, _host_function(process, name))
+            for name, kind in zip(names, self.types, strict=True)
+        ]
         shim = self.sandbox.instantiate(store, self.shim, host, deadline).exports(store)
         linked = [shim[name] for name in self.imports]
         exports = self.sandbox.instantiate(store, self.module, linked, deadline).exports(store)
@@ -95,8 +100,10 @@ def open_wasi(sandbox: Sandbox, binary: bytes, memory_bytes_max: int, grants: Gr
         )
     if interface.memory_pages * PAGE_BYTES > memory_bytes_max:
         raise OutOfMemory(f"it starts with {interface.memory_pages} pages, over {memory_bytes_max} bytes")
-    shim = sandbox.compile(bytes(wasmtime.wat2wasm(wasi_table.shim(sorted(set(imports))))))
-    return WasiProgram(sandbox, module, shim, imports, grants, memory_bytes_max)
+    names = sorted(set(imports))
+    shim = sandbox.compile(bytes(wasmtime.wat2wasm(wasi_table.shim(names))))
+    types = tuple(_host_type(name) for name in names)
+    return WasiProgram(sandbox, module, shim, imports, grants, memory_bytes_max, types)
 
 
 def _checked_import(wanted: Import) -> str:
@@ -110,12 +117,15 @@ def _checked_import(wanted: Import) -> str:
     return wanted.name
 
 
-def _host_function(store: Store, process: Process, name: str) -> Func:
+def _host_function(process: Process, name: str) -> Callable[..., int]:
     method = getattr(process, name, None)
     answer = wasi_table.errno_of_missing(name)
-    implementation = _guarded(process, method) if method is not None else lambda *_: answer
+    return _guarded(process, method) if method is not None else lambda *_: answer
+
+
+def _host_type(name: str) -> FuncType:
     params = [ValType.i32() if kind == "i32" else ValType.i64() for kind in wasi_table.SIGNATURES[name]]
-    return Func(store, FuncType(params, [ValType.i32()]), implementation)
+    return FuncType(params, [ValType.i32()])
 
 
 def _guarded(process: Process, method: Callable[..., int]) -> Callable[..., int]:
