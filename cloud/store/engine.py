@@ -19,13 +19,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 
 from shared.errors import ConfigError
 
-SQLITE_FILE = "cloud.sqlite"
 BUSY_TIMEOUT_MS = 10_000
-
-
-def store_url(data: str, store: str = "") -> str:
-    """The SQLAlchemy URL of the configuration: ``store``, or a SQLite file in the folder ``data``."""
-    return store or f"sqlite:///{Path(data) / SQLITE_FILE}"
 
 
 def open_engine(url: str) -> Engine:

@@ -1,6 +1,6 @@
 """What the capabilities keep, as rows and back."""
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import msgspec
@@ -8,6 +8,7 @@ import msgspec
 from cloud.artifacts.entry import Entry
 from cloud.rollout.events import NodeDesired
 from cloud.store.database import Row
+from cloud.tasks.core import Task, TaskSpec, TaskState
 from shared.messages import DesiredModels, Manifest
 from shared.package import PackageInfo
 
@@ -58,3 +59,14 @@ def orders_of(row: Row) -> NodeDesired:
     """The other way."""
     desired = msgspec.convert({"version": row["version"], "models": row["models"]}, DesiredModels)
     return NodeDesired(row["node"], desired)
+
+
+def task_row(task: Task) -> Row:
+    """The inputs stay packed."""
+    return {**asdict(task), "spec": msgspec.msgpack.encode(task.spec), "state": task.state.value}
+
+
+def task_of(row: Row) -> Task:
+    """The other way."""
+    spec = msgspec.msgpack.decode(row["spec"], type=TaskSpec)
+    return Task(**{**row, "spec": spec, "state": TaskState(row["state"])})

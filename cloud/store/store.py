@@ -10,8 +10,9 @@ from cloud.rollout.events import NodeDesired
 from cloud.rollout.rules import Key, Rule
 from cloud.store.database import Database, remove, replace, rows
 from cloud.store.engine import open_engine
-from cloud.store.rows import NodeRecord, entry_of, entry_row, orders_of, orders_row
-from cloud.store.tables import DEPLOYMENTS, DESIRED, META, MODELS, NODES
+from cloud.store.rows import NodeRecord, entry_of, entry_row, orders_of, orders_row, task_of, task_row
+from cloud.store.tables import DEPLOYMENTS, DESIRED, META, MODELS, NODES, TASKS
+from cloud.tasks.core import Task
 
 
 class Store:
@@ -21,7 +22,8 @@ class Store:
     number of threads may. All raise :class:`StoreFailed`. A write that failed may be repeated: all are
     idempotent except :meth:`next_term`, where a repeat skips a number.
 
-    It is the ``CatalogStore`` of :mod:`cloud.artifacts` and the ``RolloutStore`` of :mod:`cloud.rollout`.
+    It is the ``CatalogStore`` of :mod:`cloud.artifacts`, the ``RolloutStore`` of :mod:`cloud.rollout` and the
+    ``TaskStore`` of :mod:`cloud.tasks`.
     """
 
     def __init__(self, database: Database) -> None:
@@ -94,3 +96,19 @@ class Store:
             remove(connection, DEPLOYMENTS, ("model", "target"), gone)
             replace(connection, DEPLOYMENTS, ("model", "target"), [asdict(rule) for rule in rules])
             replace(connection, DESIRED, ("node",), list(map(orders_row, desired)))
+
+    # Tasks ------------------------------------------------------------------------------------------
+
+    def tasks(self) -> list[Task]:
+        """Every task, oldest first."""
+        return list(map(task_of, self._database.rows(TASKS, TASKS.c.created_at_unix_s, TASKS.c.id)))
+
+    def save_task(self, task: Task) -> None:
+        """Add a task, or replace the one with its id."""
+        with self._database.transaction() as connection:
+            replace(connection, TASKS, ("id",), [task_row(task)])
+
+    def forget_task(self, id: str) -> None:
+        """Delete one; it need not exist."""
+        with self._database.transaction() as connection:
+            remove(connection, TASKS, ("id",), [{"id": id}])

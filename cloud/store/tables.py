@@ -9,6 +9,7 @@ from sqlalchemy import (
     BigInteger,
     Column,
     Double,
+    Integer,
     LargeBinary,
     MetaData,
     String,
@@ -67,4 +68,18 @@ DESIRED = Table(
     Column("node", String(64), primary_key=True),
     Column("version", BigInteger, nullable=False),
     Column("models", JSON, nullable=False),
+)
+
+TASKS = Table(
+    "tasks",
+    METADATA,
+    Column("id", String(64), primary_key=True),
+    Column("state", String(16), nullable=False),
+    Column("spec", LargeBinary, nullable=False),
+    Column("created_at_unix_s", Double, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("node", String(64), nullable=False),
+    Column("outputs", LargeBinary, nullable=False),
+    Column("code", Text, nullable=False),
+    Column("detail", Text, nullable=False),
 )

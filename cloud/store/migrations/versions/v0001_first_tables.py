@@ -1,4 +1,4 @@
-"""The first tables: meta, nodes, models, deployments, desired."""
+"""The first tables: meta, nodes, models, deployments, desired, tasks."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -50,9 +50,21 @@ def upgrade() -> None:
         sa.Column("version", sa.BigInteger, nullable=False),
         sa.Column("models", sa.JSON, nullable=False),
     )
+    op.create_table(
+        "tasks",
+        sa.Column("id", sa.String(64), primary_key=True),
+        sa.Column("state", sa.String(16), nullable=False),
+        sa.Column("spec", sa.LargeBinary, nullable=False),
+        sa.Column("created_at_unix_s", sa.Double, nullable=False),
+        sa.Column("attempts", sa.Integer, nullable=False),
+        sa.Column("node", sa.String(64), nullable=False),
+        sa.Column("outputs", sa.LargeBinary, nullable=False),
+        sa.Column("code", sa.Text, nullable=False),
+        sa.Column("detail", sa.Text, nullable=False),
+    )
 
 
 def downgrade() -> None:
     """Drop them, with all that they hold."""
-    for table in ("desired", "deployments", "models", "nodes", "meta"):
+    for table in ("tasks", "desired", "deployments", "models", "nodes", "meta"):
         op.drop_table(table)

@@ -9,7 +9,6 @@ from cloud.facts import NodeChanged, NodeFact, NodeStatus
 from cloud.rollout.core import Phase, Rollout
 from cloud.rollout.events import ModelAdded
 from cloud.rollout.service import rollout
-from cloud.store.engine import store_url
 from cloud.store.store import Store
 from shared.deploys import DeployResult
 from shared.messages import Deploy, DesiredModel, DesiredModels, Reply, ReplyStatus
@@ -21,7 +20,7 @@ HELD = {"cat": DesiredModel(digest="cat-1", version="1")}
 
 @pytest.fixture
 def store(tmp_path):
-    store = Store.open(store_url(str(tmp_path)))
+    store = Store.open(f"sqlite:///{tmp_path}/cloud.sqlite")
     yield store
     store.close()
 

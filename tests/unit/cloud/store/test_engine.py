@@ -8,7 +8,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import create_engine, inspect, text
 
-from cloud.store.engine import migrate, open_engine, store_url
+from cloud.store.engine import migrate, open_engine
 from cloud.store.tables import METADATA
 from shared.errors import ConfigError
 
@@ -81,8 +81,3 @@ def test_a_password_is_never_shown():
     with pytest.raises(ConfigError) as caught:
         open_engine("postgresql+nosuch://shoal:hunter2@db/shoal")
     assert "hunter2" not in str(caught.value)
-
-
-def test_the_default_is_a_file_in_the_data_folder(tmp_path):
-    assert store_url("data") == "sqlite:///data/cloud.sqlite"
-    assert store_url("data", "postgresql://db") == "postgresql://db"

@@ -19,6 +19,7 @@ from cloud.rollout.rules import Rule
 from cloud.store.database import StoreFailed
 from cloud.store.rows import NodeRecord
 from cloud.store.store import Store
+from cloud.tasks.core import Task, TaskSpec, TaskState
 from shared.messages import DesiredModel, DesiredModels, Manifest
 from shared.package import ModuleKind, PackageInfo
 
@@ -164,6 +165,21 @@ def test_a_locked_store_is_a_typed_error(store, url, tmp_path):
     blocker.execute("ROLLBACK")
     store.save_entry(CAT)
     assert store.load_catalog() == (CAT,)
+
+
+def test_tasks_are_kept_replaced_and_forgotten(store):
+    task = Task("t-1", TaskSpec(model="cat", inputs=b"\x00\xff", idempotent=False), 2.0)
+    older = Task("t-2", TaskSpec(model="dog", inputs=b""), 1.0)
+    done = replace(
+        task, state=TaskState.DONE, attempts=2, node="n1", outputs=b"\x93\x00", code="c", detail="d"
+    )
+    for one in (task, older, done):
+        store.save_task(one)
+    assert store.tasks() == [older, done]
+    assert type(store.tasks()[0].state) is TaskState
+    store.forget_task("t-1")
+    store.forget_task("t-1")
+    assert store.tasks() == [older]
 
 
 def test_the_catalog_is_read_oldest_first(store):
