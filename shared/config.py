@@ -97,12 +97,17 @@ class BalancerSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class CloudSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The cloud process. ``store``: an SQLAlchemy URL, or empty for SQLite in ``data``."""
+    """The cloud process. ``store``: an SQLAlchemy URL, or empty for SQLite in ``data``.
+
+    The API is an application like any other, on a connection of its own: ``api_username`` is its user.
+    """
 
     data: str = ".shoal/cloud"
     store: str = ""
     http_host: str = "127.0.0.1"
     http_port: int = 8080
+    api_username: str = ""
+    api_password: str = ""
     upload_bytes_max: int = 512 << 20
 
 

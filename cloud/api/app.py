@@ -4,8 +4,10 @@ from importlib.metadata import version
 
 from fastapi import FastAPI
 
-from cloud.api import inference, models, nodes, problems, schema
+from broker.service import Service
+from cloud.api import inference, models, nodes, problems, schema, tasks
 from cloud.client import Fleet
+from cloud.tasks.core import Event
 
 DESCRIPTION = """Runs a fleet of edge devices over MQTT.
 
@@ -14,11 +16,17 @@ Errors are RFC 9457 problem details; `definite: false` means that nobody knows w
 """
 
 
-def create_app(fleet: Fleet, *, upload_bytes_max: int) -> FastAPI:
-    """The API of one fleet. ``fleet`` is connected and stays so for the application's life."""
+def create_app(
+    fleet: Fleet, service: Service[Event], waiters: tasks.TaskWaiters, *, upload_bytes_max: int
+) -> FastAPI:
+    """The API of one fleet. ``fleet`` is connected and stays so for the application's life.
+
+    ``service`` runs the tasks, and tells ``waiters`` about them.
+    """
     app = FastAPI(title="Shoal", version=version("shoal"), description=DESCRIPTION)
     app.state.fleet, app.state.upload_bytes_max = fleet, upload_bytes_max
-    for router in (nodes.router, models.router, inference.router):
+    app.state.tasks, app.state.waiters = service, waiters
+    for router in (nodes.router, models.router, inference.router, tasks.router):
         app.include_router(router)
     problems.install(app)
     schema.install(app)

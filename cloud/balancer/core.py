@@ -342,6 +342,11 @@ class Balancer:
         return None if held is None else held.node.fact.node
 
     @property
+    def latest(self) -> Key | None:
+        """Application and correlation of the newest request."""
+        return self._recorded[-1] if self._recorded else None
+
+    @property
     def waiting(self) -> int:
         """Requests without an answer."""
         return len(self._waiting)

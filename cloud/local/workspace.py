@@ -2,7 +2,7 @@
 
     .shoal/
       credentials/   passwords, roles.toml        what the broker checks
-      cloud/         cloud.key, store, artifacts
+      cloud/         signing.key, store, artifacts
       edge-1/ ...    each device's own data
       cloud.toml, edge-1.toml, ..., operator.toml  (mode 0600: they hold passwords)
 
@@ -16,11 +16,12 @@ from typing import Any
 
 from broker.acl import Role
 from broker.credentials import Credentials, enrol, write_private
-from cloud.artifacts.keys import load_or_make_key, public_hex
+from cloud.artifacts.keys import public_hex, signing_key
 from cloud.local.toml import to_toml
 
 CLOUD_USER = "cloud"
 OPERATOR_USER = "operator"
+API_USER = "api"
 
 
 class Workspace:
@@ -36,8 +37,15 @@ class Workspace:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.cloud_data.mkdir(exist_ok=True)
         credentials = Credentials(self.credentials_dir)
-        key = public_hex(load_or_make_key(self.cloud_data / "cloud.key"))
-        cloud = {"data": str(self.cloud_data), "http_port": http_port}
+        key = public_hex(signing_key(self.cloud_data))
+        cloud = {
+            "data": str(self.cloud_data),
+            "http_port": http_port,
+            "api_username": API_USER,
+            "api_password": self._password(
+                credentials, API_USER, Role.OPERATOR, at=(CLOUD_USER, "cloud", "api_")
+            ),
+        }
         self._write(CLOUD_USER, broker_url, self._password(credentials, CLOUD_USER, Role.CLOUD), cloud=cloud)
         self._write(
             OPERATOR_USER,
@@ -53,13 +61,16 @@ class Workspace:
         """The configuration file of the cloud, the operator or a node."""
         return self.folder / f"{name}.toml"
 
-    def _password(self, credentials: Credentials, name: str, role: Role) -> str:
-        """The one in the process's file while it is still good, else a new one."""
-        path = self.config(name)
+    def _password(
+        self, credentials: Credentials, name: str, role: Role, at: tuple[str, str, str] | None = None
+    ) -> str:
+        """The one in use while it is still good, else a new one. ``at``: file, section, prefix of its key."""
+        file, section, prefix = at or (name, "broker", "")
+        path = self.config(file)
         if path.exists():
-            known = tomllib.loads(path.read_text()).get("broker", {}).get("password", "")
+            known = str(tomllib.loads(path.read_text()).get(section, {}).get(f"{prefix}password", ""))
             if credentials.roles.get(name) is role and credentials.verify(name, known.encode()):
-                return str(known)
+                return known
         return enrol(credentials, name).password if role is Role.DEVICE else credentials.add(name, role)
 
     def _write(self, name: str, broker_url: str, password: str, **sections: Mapping[str, Any]) -> None:

@@ -1,0 +1,182 @@
+"""``python -m cloud``: the cloud process. This file builds the parts and joins them; it decides nothing."""
+
+import argparse
+import asyncio
+import logging
+import os
+import secrets
+import sys
+import time
+from contextlib import suppress
+from importlib.metadata import version
+from pathlib import Path
+
+import msgspec
+
+from broker.bus import Will
+from broker.connect import open_bus
+from broker.process import common_options, configured, main, on_signals, until
+from cloud.api.app import create_app
+from cloud.api.server import serve_http
+from cloud.api.tasks import TaskWaiters
+from cloud.artifacts import sender
+from cloud.artifacts.blobs import BlobFolder
+from cloud.artifacts.catalog import Catalog, CatalogLimits
+from cloud.artifacts.entry import Entry
+from cloud.artifacts.keys import public_hex, signing_key
+from cloud.artifacts.service import catalog_service, sender_service
+from cloud.balancer.core import Balancer
+from cloud.balancer.service import balancer_service
+from cloud.client import Fleet
+from cloud.facts import NodeNews
+from cloud.operator.core import Operator
+from cloud.operator.service import operator_service
+from cloud.readers import Readers
+from cloud.registry.core import Registry
+from cloud.registry.service import registry_service
+from cloud.rollout.core import Rollout
+from cloud.rollout.events import ModelAdded
+from cloud.rollout.service import rollout
+from cloud.store.store import Store
+from cloud.tasks.core import Restored, Tasks
+from cloud.tasks.service import tasks_service
+from shared.config import Config
+from shared.messages import CloudPresence
+from shared.topics import CLOUD
+from shared.wire import encode
+
+log = logging.getLogger(__name__)
+
+GOODBYE_S_MAX = 5.0
+PRESENCE_EVERY_S = 30.0
+
+
+def arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="shoal cloud",
+        description="The cloud process: registry, balancer, artifacts, deployments, REST API.",
+        epilog="examples: shoal cloud --broker mqtt://127.0.0.1:1883 --data .shoal/cloud\n"
+        "          shoal cloud --config /etc/shoal/cloud.toml",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--broker", help="mqtt://host:1883 or mqtts://user@host")
+    parser.add_argument("--fleet", help="name of the fleet (default: main)")
+    parser.add_argument("--data", help="folder for the signing key, models and the SQLite store")
+    parser.add_argument("--store", help="SQLAlchemy URL instead of SQLite in --data")
+    parser.add_argument("--http-host", help="address of the REST API (default: 127.0.0.1)")
+    parser.add_argument("--http-port", type=int, help="port of the REST API; 0 turns it off (default: 8080)")
+    common_options(parser)
+    return parser.parse_args(argv)
+
+
+def settings(options: argparse.Namespace) -> Config:
+    """The configuration of this process. Raises :class:`ConfigError`."""
+    cloud = {
+        "data": options.data,
+        "store": options.store,
+        "http_host": options.http_host,
+        "http_port": options.http_port,
+    }
+    return configured(options, {"fleet": options.fleet, "broker": {"url": options.broker}, "cloud": cloud})
+
+
+async def serve(config: Config) -> None:
+    """Run until SIGTERM or SIGINT."""
+    data = Path(os.path.abspath(config.cloud.data))
+    await asyncio.to_thread(data.mkdir, parents=True, exist_ok=True)
+    url = config.cloud.store or f"sqlite:///{data / 'shoal.db'}"
+    store = await asyncio.to_thread(Store.open, url)
+    try:
+        await Cloud(config, data, store, store.next_term(time.time())).run()
+    finally:
+        store.close()
+
+
+class Cloud:
+    """One term of the cloud: every core, every service, and the wires between them."""
+
+    def __init__(self, config: Config, data: Path, store: Store, term: int) -> None:
+        self.config, self.term = config, term
+        key, blobs = signing_key(data), BlobFolder(data / "artifacts")
+        log.info("term %d; devices are enrolled with cloud_key = %s", term, public_hex(key))
+        self.bus = open_bus(
+            config.broker,
+            config.fleet,
+            client_id=f"cloud-{secrets.token_hex(4)}",
+            will=Will(CLOUD.at().name, encode(self._presence(online=False)), delay_s=0),
+            receive_max=1000,
+        )
+        registry, balancer, rules = Registry(), Balancer(config.balancer), Rollout()
+        catalog = Catalog(CatalogLimits(upload_bytes_max=config.cloud.upload_bytes_max))
+        readers = Readers(config.fleet, term, registry, balancer, catalog, rules, version("shoal"), time.time)
+        self.balancer = balancer_service(balancer, self.bus)
+        self.rollout = rollout(rules, self.bus, store)
+        self.sender = sender_service(sender.Sender(), self.bus, blobs)
+        self.registry = registry_service(registry, self.bus, self._node_changed)
+        self.operator = operator_service(Operator(readers.table(), readers.epoch_of), self.bus)
+        self.catalog = catalog_service(catalog, self.bus, blobs, store, key, self._model_added)
+        self.bus.watch_link(lambda link: self._announce(online=True) if link.up else None)
+        self.store, self.stopped = store, asyncio.Event()
+
+    async def run(self) -> None:
+        """Until it is told to stop."""
+        on_signals(lambda _: self.stopped.set())
+        buses = [asyncio.create_task(self.bus.run(), name="bus")]
+        services = (self.registry, self.balancer, self.rollout, self.sender, self.operator, self.catalog)
+        try:
+            await until(self.stopped, self._repeat(), self._api(), *(service.run() for service in services))
+            self._announce(online=False)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(GOODBYE_S_MAX):
+                    await self.bus.drained()
+        finally:
+            await self.bus.close()
+            await asyncio.gather(*buses, return_exceptions=True)
+
+    async def _api(self) -> None:
+        """The REST API as an application of its own: its own user, its own connection."""
+        cloud = self.config.cloud
+        if not cloud.http_port:
+            await asyncio.Event().wait()
+        user = cloud.api_username or self.config.broker.username
+        broker = msgspec.structs.replace(
+            self.config.broker, username=user, password=cloud.api_password or self.config.broker.password
+        )
+        bus = open_bus(broker, self.config.fleet, client_id=f"api-{secrets.token_hex(4)}")
+        fleet = Fleet(bus, user or "api")
+        tasks, waiters = Tasks(), TaskWaiters()
+        service = tasks_service(tasks, bus, fleet, self.store, waiters.announce)
+        service.feed(Restored(tuple(self.store.tasks())))
+        app = create_app(fleet, service, waiters, upload_bytes_max=cloud.upload_bytes_max)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(bus.run(), name="api bus")
+            group.create_task(service.run(), name="tasks")
+            group.create_task(serve_http(app, cloud.http_host, cloud.http_port), name="http")
+
+    async def _repeat(self) -> None:
+        """A device's clock and a doctor's look can lean on a presence that is never old."""
+        while True:
+            await asyncio.sleep(PRESENCE_EVERY_S)
+            if self.bus.link.up:
+                self._announce(online=True)
+
+    def _presence(self, *, online: bool) -> CloudPresence:
+        return CloudPresence(online=online, term=self.term, version=version("shoal"), at_unix_s=time.time())
+
+    def _announce(self, *, online: bool) -> None:
+        self.bus.publish(CLOUD.at().name, encode(self._presence(online=online)), qos=CLOUD.qos, retain=True)
+
+    def _node_changed(self, news: NodeNews) -> None:
+        self.balancer.feed(news)
+        self.rollout.feed(news)
+
+    def _model_added(self, entry: Entry) -> None:
+        manifest = entry.manifest
+        self.rollout.feed(ModelAdded(manifest.name, manifest.version, manifest.digest))
+        self.sender.feed(sender.Known.of(manifest))
+
+
+if __name__ == "__main__":
+    chosen = arguments()
+    sys.exit(main(chosen, lambda: serve(settings(chosen))))
