@@ -3,7 +3,6 @@
 import argparse
 import asyncio
 import logging
-import os
 import secrets
 import sys
 import time
@@ -83,7 +82,7 @@ def settings(options: argparse.Namespace) -> Config:
 
 async def serve(config: Config) -> None:
     """Run until SIGTERM or SIGINT."""
-    data = Path(os.path.abspath(config.cloud.data))
+    data = absolute(config.cloud.data)
     await asyncio.to_thread(data.mkdir, parents=True, exist_ok=True)
     url = config.cloud.store or f"sqlite:///{data / 'shoal.db'}"
     store = await asyncio.to_thread(Store.open, url)
@@ -91,6 +90,11 @@ async def serve(config: Config) -> None:
         await Cloud(config, data, store, store.next_term(time.time())).run()
     finally:
         store.close()
+
+
+def absolute(folder: str) -> Path:
+    """Where the data lives, whatever the working folder is."""
+    return Path(folder).absolute()
 
 
 class Cloud:
