@@ -5,6 +5,7 @@ that a client breaks is a raised :class:`Fault`; the connection turns it into a 
 code.
 """
 
+from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
@@ -18,6 +19,7 @@ from broker.embedded.topics import is_topic_filter, is_topic_name, split_shared
 from broker.embedded.wire import Fault
 
 _PERMISSIONS_CACHED_MAX = 1_024  # topics of one client whose verdict is kept; then the cache starts afresh
+_REPLAY_SLICE = 1_000  # retained messages sent in one turn of the loop: a few milliseconds
 
 
 class Conversation:
@@ -166,11 +168,29 @@ class Conversation:
         return qos, subscription if owed else None
 
     def _replay(self, subscription: Subscription) -> None:
+        broker = self._broker
+        owed = broker.retained.covered_by(subscription.topic_filter, broker.clock.time())
+        self._replay_slice(subscription, deque(owed))
+
+    def _replay_slice(self, subscription: Subscription, owed: deque[Message]) -> None:
+        """Send some of what is owed, and the rest on later turns of the loop: others want to be served too.
+
+        Meanwhile a topic may get a newer message, which the subscriber has then already heard, and the
+        subscription may end. A lost connection changes nothing: the messages wait in the outbox.
+        """
         session, broker = self.session, self._broker
-        for message in broker.retained.covered_by(subscription.topic_filter, broker.clock.time()):
-            own = subscription.no_local and message.origin == session.identity.client_id
-            if not own and broker.router.may_receive(session, message.topic):
+        for _ in range(min(len(owed), _REPLAY_SLICE)):
+            message = owed.popleft()
+            if session.subscriptions.get(subscription.filter) is not subscription:
+                return
+            if broker.retained.holds(message) and self._may_hear(subscription, message):
                 session.outbox.replay(message, min(subscription.qos, message.qos), subscription.ids)
+        if owed:
+            broker.clock.call_later(0, self._replay_slice, subscription, owed)
+
+    def _may_hear(self, subscription: Subscription, message: Message) -> bool:
+        own = subscription.no_local and message.origin == self.session.identity.client_id
+        return not own and self._broker.router.may_receive(self.session, message.topic)
 
     def on_unsubscribe(self, packet: mqtt5.UnsubscribePacket, _first_byte: int) -> None:
         """Messages already in flight still arrive; nothing new follows the UNSUBACK."""

@@ -5,7 +5,6 @@ bytes, and for QoS 1 and 2 only the two bytes of the packet identifier differ, w
 Properties are read from the publisher's decoded packet (or will) only when something is encoded.
 """
 
-from math import ceil
 from typing import Any, TypeAlias
 
 import mqtt5
@@ -60,7 +59,7 @@ class Message:
 
     def remaining_s(self, now: float) -> int | None:
         """Whole seconds of life left, never more than the publisher gave; None: it lives for ever."""
-        return None if self.expires_at is None else max(0, ceil(self.expires_at - now))
+        return None if self.expires_at is None else max(0, round(self.expires_at - now))
 
     def encode(self, variant: Variant, packet_id: int | None) -> bytes:
         """The PUBLISH packet of this variant; ``packet_id`` is None exactly for QoS 0."""

@@ -39,6 +39,10 @@ class RetainedStore:
             if message.expires_at is not None:
                 self._mortal.add(message.topic)
 
+    def holds(self, message: Message) -> bool:
+        """True while this very message is the newest of its topic."""
+        return self._tree.get(message.topic) is message
+
     def covered_by(self, topic_filter: str, now: float) -> list[Message]:
         """The living messages a new subscription is owed."""
         if has_wildcard(topic_filter):

@@ -36,7 +36,7 @@ class EmbeddedBroker:
         self._all_closed = asyncio.Event()
         self._broker: Broker | None = None
         self._server: asyncio.Server | None = None
-        self._clockwork: asyncio.Task[None] | None = None
+        self._next_tick: asyncio.TimerHandle | None = None
 
     async def __aenter__(self) -> Self:
         """Start."""
@@ -64,17 +64,16 @@ class EmbeddedBroker:
             backlog=_BACKLOG,
         )
         self._broker = broker
-        self._clockwork = asyncio.create_task(self._tick(broker), name="broker-clockwork")
+        self._tick(broker, loop, SysTopics(broker) if config.sys_interval_s else None)
 
     async def stop(self) -> None:
         """Say DISCONNECT 0x8B to everyone, wait ``stop_timeout_s``, then cut. Safe to repeat."""
         server, self._server = self._server, None
-        if server is None or self._broker is None or self._clockwork is None:
+        if server is None or self._next_tick is None:
             return
         server.close()
-        self._clockwork.cancel()
-        await asyncio.gather(self._clockwork, return_exceptions=True)
-        self._broker.shut_down()
+        self._next_tick.cancel()
+        self._running().shut_down()
         for connection in list(self._connections):
             connection.hang_up()
         await self._wait_until_closed()
@@ -108,13 +107,13 @@ class EmbeddedBroker:
         self._connections.add(connection)
         return connection
 
-    async def _tick(self, broker: Broker) -> None:
-        sys_topics = SysTopics(broker) if self._config.sys_interval_s else None
-        while True:
-            broker.retained.sweep(broker.clock.time())
-            if sys_topics is not None:
-                sys_topics.publish()
-            await asyncio.sleep(self._config.sys_interval_s or _SWEEP_INTERVAL_S)
+    def _tick(self, broker: Broker, loop: asyncio.AbstractEventLoop, sys_topics: SysTopics | None) -> None:
+        """What has to be done now and then; calls itself again."""
+        broker.retained.sweep(loop.time())
+        if sys_topics is not None:
+            sys_topics.publish()
+        interval_s = self._config.sys_interval_s or _SWEEP_INTERVAL_S
+        self._next_tick = loop.call_later(interval_s, self._tick, broker, loop, sys_topics)
 
     def _forget(self, connection: Connection) -> None:
         self._connections.discard(connection)

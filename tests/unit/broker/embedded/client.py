@@ -1,10 +1,12 @@
 """A client that says exactly what a test wants, and a decorator that gives a test its broker."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
 import mqtt5
+import pytest
+import uvloop
 
 from broker.embedded import (
     Authenticator,
@@ -25,10 +27,13 @@ def with_broker(
     authorize: Authorizer | None = None,
     sys_interval_s: float = 0.0,
     **limits: Any,
-) -> Callable[[Callable[[EmbeddedBroker], Awaitable[None]]], Callable[[], None]]:
-    """Run an async test against a fresh broker on a free port."""
+) -> Callable[[Callable[[EmbeddedBroker], Awaitable[None]]], Callable[..., None]]:
+    """Run an async test against a fresh broker on a free port: a test function on both event loops.
 
-    def decorate(test: Callable[[EmbeddedBroker], Awaitable[None]]) -> Callable[[], None]:
+    A story inside a test function runs where it is called, on asyncio's own loop.
+    """
+
+    def decorate(test: Callable[[EmbeddedBroker], Awaitable[None]]) -> Callable[..., None]:
         async def story() -> None:
             config = BrokerConfig(port=0, limits=BrokerLimits(**limits), sys_interval_s=sys_interval_s)
             async with EmbeddedBroker(config, authenticate=authenticate, authorize=authorize) as broker:
@@ -37,10 +42,18 @@ def with_broker(
         def run() -> None:
             asyncio.run(story())
 
-        run.__name__, run.__doc__, run.__module__ = test.__name__, test.__doc__, test.__module__
-        return run
+        def run_on(runner: Callable[[Coroutine[Any, Any, None]], None]) -> None:
+            runner(story())
+
+        if "<locals>" in test.__qualname__:
+            return run
+        run_on.__name__, run_on.__doc__, run_on.__module__ = test.__name__, test.__doc__, test.__module__
+        return LOOPS(run_on)
 
     return decorate
+
+
+LOOPS = pytest.mark.parametrize("runner", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
 
 
 class Client:

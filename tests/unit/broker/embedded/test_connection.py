@@ -135,6 +135,16 @@ async def test_one_client_too_many_is_told_that_the_broker_is_busy(broker: Embed
     assert await first.fence() == []
 
 
+@with_broker(clients_max=1)
+async def test_sockets_that_only_wait_are_bounded_too(broker: EmbeddedBroker) -> None:
+    waiting = [await Client.dial(broker) for _ in range(257)]
+    one_too_many = await Client.dial(broker)
+    assert await one_too_many.closed() == []
+    waiting[0].vanish()
+    await until(lambda: len(broker._connections) < 257)
+    await Client.connect(broker)
+
+
 @with_broker(write_buffer_bytes_max=100_000)
 async def test_a_slow_reader_loses_qos_0_but_nothing_that_was_promised(broker: EmbeddedBroker) -> None:
     slow, publisher = await Client.connect(broker, "slow"), await Client.connect(broker)
@@ -171,29 +181,34 @@ async def test_a_long_list_of_retained_messages_waits_for_a_slow_reader(broker: 
     assert len({(await reader.message()).topic for _ in range(200)}) == 200
 
 
-@with_broker(write_buffer_bytes_max=20_000)
-async def test_a_client_that_only_talks_is_not_listened_to_for_ever(broker: EmbeddedBroker) -> None:
-    narrow = socket.socket()
-    narrow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)  # so that the broker feels it soon
-    narrow.connect(("127.0.0.1", broker.port))
-    client = await Client.dial(None, sock=narrow)
-    await client.send(mqtt5.ConnectPacket("talker", clean_start=True))
-    await client.expect(mqtt5.ConnAckPacket)
-    client.pause()
-    pings = mqtt5.PingReqPacket().write() * 10_000
-    talker = asyncio.create_task(talk_for_ever(client, pings))
-    received, stalled = -1, 0
-    while stalled < 20:  # the same figure twenty times in a row: nobody listens any more
-        await asyncio.sleep(0.01)
-        stalled = stalled + 1 if broker.stats.totals["bytes_received"] == received else 0
-        received = broker.stats.totals["bytes_received"]
-    assert await (await Client.connect(broker)).fence() == [], "everybody else goes on"
-    listener = asyncio.create_task(client.listen_for_ever())
-    client.resume()
-    await until(lambda: broker.stats.totals["bytes_received"] > received + len(pings))
-    for task in (talker, listener):
-        task.cancel()
-    await asyncio.gather(talker, listener, return_exceptions=True)
+def test_a_client_that_only_talks_is_not_listened_to_for_ever() -> None:
+    @with_broker(write_buffer_bytes_max=20_000)
+    async def story(broker: EmbeddedBroker) -> None:
+        narrow = socket.socket()
+        narrow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)  # so that the broker feels it soon
+        narrow.connect(("127.0.0.1", broker.port))
+        client = await Client.dial(None, sock=narrow)
+        await client.send(mqtt5.ConnectPacket("talker", clean_start=True))
+        await client.expect(mqtt5.ConnAckPacket)
+        (ours,) = broker._connections  # and a small buffer on the other side, for the same reason
+        ours._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        client.pause()
+        pings = mqtt5.PingReqPacket().write() * 10_000
+        talker = asyncio.create_task(talk_for_ever(client, pings))
+        received, stalled = -1, 0
+        while stalled < 20:  # the same figure twenty times in a row: nobody listens any more
+            await asyncio.sleep(0.01)
+            stalled = stalled + 1 if broker.stats.totals["bytes_received"] == received else 0
+            received = broker.stats.totals["bytes_received"]
+        assert await (await Client.connect(broker)).fence() == [], "everybody else goes on"
+        listener = asyncio.create_task(client.listen_for_ever())
+        client.resume()
+        await until(lambda: broker.stats.totals["bytes_received"] > received + len(pings))
+        for task in (talker, listener):
+            task.cancel()
+        await asyncio.gather(talker, listener, return_exceptions=True)
+
+    story()
 
 
 async def talk_for_ever(client: Client, data: bytes) -> None:

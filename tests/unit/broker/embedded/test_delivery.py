@@ -319,6 +319,24 @@ def test_retain_handling_says_when_retained_messages_are_sent() -> None:
     story()
 
 
+@with_broker(write_buffer_bytes_max=1 << 24)
+async def test_a_long_replay_never_lets_an_older_message_follow_a_newer_one(broker: EmbeddedBroker) -> None:
+    client = await Client.connect(broker)
+    topics = [f"r/{number}" for number in range(2500)]
+    await client.send(*(mqtt5.PublishPacket(topic, b"old", retain=True) for topic in topics))
+    await client.fence()
+    newer = [mqtt5.PublishPacket(topic, b"new", retain=True) for topic in topics[::2]]
+    await client.send(mqtt5.SubscribePacket(1, [mqtt5.TopicFilter("r/#", max_qos=Q0)]), *newer)
+    await client.expect(mqtt5.SubAckPacket)
+    latest: dict[str, bytes] = {}
+    while len(latest) < 2500 or any(latest[topic] == b"old" for topic in topics[::2]):
+        message = await client.message()
+        assert latest.get(message.topic) != b"new", "the newer one was the last word"
+        latest[message.topic] = message.payload
+    assert await client.fence() == []
+    assert {latest[topic] for topic in topics[1::2]} == {b"old"}
+
+
 @with_broker()
 async def test_a_shared_subscription_gets_no_retained_messages(broker: EmbeddedBroker) -> None:
     client = await Client.connect(broker)
