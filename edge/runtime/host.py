@@ -114,6 +114,16 @@ class ModuleHost:
             loaded.retire()
         return loaded is not None
 
+    @property
+    def waiting(self) -> int:
+        """Calls that wait for an instance."""
+        return self._workers.waiting
+
+    @property
+    def running(self) -> int:
+        """Calls that have a thread or are next for one."""
+        return self._workers.running
+
     def names(self) -> tuple[str, ...]:
         """Of the modules in service."""
         return tuple(self._loaded)

@@ -32,7 +32,10 @@ class Limits:
     tables_max: int = 4
     instances_max: int = 2  # live instances of one module, each with its own memory
     modules_max: int = 64  # loaded in one host
-    module_bytes_max: int = 16 * MIB  # bounds the compile time: Cranelift's is about linear
+    module_bytes_max: int = 8 * MIB
+    functions_max: int = 20_000  # in one untrusted module; each costs the compiler about 70 us and 6 KB
+    function_cost_max: int = 64_000_000  # (locals + 64) * bytes: bounds the work of compiling one function
+    module_cost_max: int = 1_000_000_000  # the same, over all functions
     package_bytes_max: int = 256 * MIB
     input_bytes_max: int = 16 * MIB
     output_bytes_max: int = 16 * MIB

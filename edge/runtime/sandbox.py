@@ -16,6 +16,7 @@ from weakref import WeakValueDictionary
 
 from wasmtime import Config, Engine, Instance, Module, Store, Trap, WasmtimeError
 
+from edge.runtime.binary import read_cost
 from edge.runtime.cache import CompiledCache
 from edge.runtime.errors import BadModule, DeadlineExceeded, WasmError, translated
 from edge.runtime.fastcall import RawBinding
@@ -48,8 +49,8 @@ class Sandbox:
     def compile(self, wasm: bytes) -> Module:
         """Machine code for the module: from memory, from the cache, or made now. Raises BadModule.
 
-        Takes milliseconds to seconds and can't be interrupted: call it in a thread. The size limit, and
-        the specification's limits on locals and nesting that the validator enforces, bound its work.
+        Takes milliseconds to seconds and can't be interrupted: call it in a thread. What bounds it for a
+        foreign module is its size and :func:`~edge.runtime.binary.read_cost`.
         """
         if len(wasm) > self.limits.module_bytes_max:
             size, most = len(wasm), self.limits.module_bytes_max
@@ -105,9 +106,29 @@ class Sandbox:
         if self._ticker is not None:
             self._ticker.close()
 
+    def _check_cost(self, wasm: bytes) -> None:
+        """A compile can't be interrupted, so one that would take too long is not begun."""
+        cost, limits = read_cost(wasm), self.limits
+        if cost.functions > limits.functions_max:
+            raise BadModule(
+                f"{cost.functions} functions are too many; functions_max is {limits.functions_max}"
+            )
+        if cost.largest > limits.function_cost_max:
+            raise BadModule(
+                f"a function is too costly to compile ({cost.largest}, by its size and number of locals); "
+                f"function_cost_max is {limits.function_cost_max}"
+            )
+        if cost.total > limits.module_cost_max:
+            raise BadModule(
+                f"the module is too costly to compile ({cost.total}, by its size and number of locals); "
+                f"module_cost_max is {limits.module_cost_max}"
+            )
+
     def _load_or_compile(self, identity: str, wasm: bytes) -> Module:
         if self._cache is not None and (module := self._cache.load(self.engine, identity)) is not None:
             return module
+        if self.guarded:
+            self._check_cost(wasm)
         try:
             module = Module(self.engine, wasm)
         except WasmtimeError as error:

@@ -291,6 +291,7 @@ async def test_calls_that_wait_when_the_host_closes_are_refused() -> None:
     running = asyncio.create_task(host.run("endless", (), deadline_s=0.2))
     waiting = asyncio.create_task(host.run("endless", ()))
     await asyncio.sleep(0.01)
+    assert (host.running, host.waiting) == (1, 1)
     await host.close()
     results = await asyncio.gather(running, waiting, return_exceptions=True)
     assert [type(result) for result in results] == [DeadlineExceeded, Unavailable]

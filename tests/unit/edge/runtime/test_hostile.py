@@ -157,6 +157,29 @@ async def test_bytes_that_are_no_module_are_refused(binary: bytes) -> None:
             await host.load("bad", binary)
 
 
+def compile_bomb(joins: int) -> bytes:
+    """Every local lives across every join, which is quadratic work for a compiler."""
+    locals_ = "".join(f"(local $l{number} i32)" for number in range(joins))
+    blocks = "".join(
+        f"(block (br_if 0 (i32.const 0)) (local.set $l{number} (i32.eqz (local.get $l{number}))))"
+        for number in range(joins)
+    )
+    return wasm(f'(module (func (export "run") {locals_} (loop $again {blocks} (br $again))))')
+
+
+@story
+async def test_a_module_that_would_take_minutes_to_compile_is_not_begun() -> None:
+    async with ModuleHost(limits=LIMITS) as host:
+        with pytest.raises(BadModule, match="function is too costly"):
+            await host.load("bomb", compile_bomb(4000))
+        with pytest.raises(BadModule, match="functions_max"):
+            await host.load("bomb", wasm(f"(module {'(func)' * 20_001})"))
+    async with ModuleHost(limits=Limits(deadline_s=0.1, module_cost_max=10_000)) as host:
+        with pytest.raises(BadModule, match="module is too costly"):
+            await host.load("bomb", compile_bomb(30))
+        await host.load("small", wasm(modules.ENDLESS))
+
+
 @story
 async def test_a_module_over_the_size_limit_is_not_compiled() -> None:
     async with ModuleHost(limits=Limits(module_bytes_max=100)) as host:
