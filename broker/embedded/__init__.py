@@ -3,7 +3,7 @@
     server        listens, accepts, stops                                     asyncio
       connection  bytes <-> packets, keep alive, write buffer                 asyncio.Protocol, one per socket
     ─────────────────────────────────────────────────────────────── nothing below knows sockets or asyncio ───
-        wire          the border to the codec: framing, reason codes, what the codec lets pass
+        wire, scan    the border to the codec: framing, reason codes; what the codec lets pass
         handshake     CONNECT -> CONNACK, once per connection
         conversation  one handler per packet type, once per connection
           broker      who is connected, takeover, expiry, wills; publish
@@ -13,10 +13,11 @@
             receivers shared_group  one message, one of many                  sys_topics    $SYS/broker/...
       config, access, stats   values and hooks of the public interface
 
-How a PUBLISH travels: ``connection`` finds a whole packet and has the codec decode it; ``conversation``
-checks it and asks whether this client may publish there; ``broker`` routes it through the topic's plan into
-the ``outbox`` of every session concerned; an outbox writes to its connection or queues; each connection
-writes once at the end of the event loop's turn; the publisher gets its PUBACK in the same turn.
+How a PUBLISH travels: ``connection`` finds a whole packet, scans it and has the codec decode it;
+``conversation`` checks it and asks whether this client may publish there; ``broker`` routes it through the
+topic's plan into the ``outbox`` of every session concerned; an outbox writes to its connection or queues;
+each connection writes once at the end of the event loop's turn; the publisher gets its PUBACK in the same
+turn.
 
 Three choices a reader would question:
 

@@ -52,9 +52,6 @@ class SharedGroup:
         self._bytes = 0
         self._turn = 0
 
-    def __len__(self) -> int:
-        return len(self._backlog)
-
     def join(self, session: Session, subscription: Subscription) -> None:
         """Add a member, or renew its options. Its outbox is pumped (and fed) once it knows: after SUBACK."""
         if session not in self.members:
@@ -64,8 +61,7 @@ class SharedGroup:
 
     def leave(self, session: Session) -> None:
         """Remove a member. The last one takes the backlog with it (counted)."""
-        if self.members.pop(session, None) is None:
-            return
+        del self.members[session]
         session.outbox.feeders.remove(self)
         if not self.members:
             self._counters.dropped_session_ended += len(self._backlog)

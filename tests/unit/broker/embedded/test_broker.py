@@ -5,6 +5,7 @@ import pytest
 
 from broker.embedded import AllowAll, BrokerLimits, Identity, accept_anyone
 from broker.embedded.broker import Broker
+from broker.embedded.handshake import Certificate, shake_hands
 from broker.embedded.message import Message
 from broker.embedded.session import NEVER_S, LastWill, Session, Subscription
 from broker.embedded.wire import Fault
@@ -84,6 +85,15 @@ def test_a_session_is_kept_for_its_expiry_and_not_longer() -> None:
     assert world.broker.stats().sessions == 0
     assert world.broker.counters.sessions_expired == 1
     assert not world.connect("c")[2]
+
+
+def test_who_must_show_a_certificate_and_has_none_is_refused() -> None:
+    world = World()
+    packet = mqtt5.ConnectPacket("c", username="alice")
+    with pytest.raises(Fault, match="0x87"):
+        shake_hands(world.broker, FakePeer(), packet, Certificate(None, is_username=True))
+    conversation, _ = shake_hands(world.broker, FakePeer(), packet, Certificate("bob", is_username=True))
+    assert conversation.session.identity == Identity("bob", "c")
 
 
 def test_a_session_that_never_expires_needs_no_timer() -> None:
@@ -202,6 +212,14 @@ def test_the_lifetime_of_a_will_begins_when_it_is_published() -> None:
     assert [p.message_expiry_interval for p in mourner.take()] == [10]
 
 
+def test_a_will_that_finds_no_room_to_be_retained_is_counted() -> None:
+    world = World(retained_messages_max=1)
+    world.retain("full")
+    session, peer, _ = world.connect("c", will=will(retain=True))
+    world.broker.lost(session, peer)
+    assert (world.broker.counters.wills_refused, len(world.broker.retained)) == (1, 1)
+
+
 def test_a_retained_will_is_kept_for_late_comers() -> None:
     world, _ = with_mourner()
     session, peer, _ = world.connect("c", will=will(retain=True))
@@ -231,6 +249,19 @@ def test_a_message_that_waited_too_long_is_dropped_and_the_rest_says_how_long_it
     world.clock.advance(3)
     _, peer, _ = world.connect("c", expiry_s=1000)
     assert [(p.payload, p.message_expiry_interval) for p in peer.take()] == [(b"6", 3), (b"0", None)]
+    assert world.broker.counters.dropped_expired == 1
+
+
+def test_what_expires_in_the_backlog_of_a_group_is_dropped() -> None:
+    world = World()
+    session, peer, _ = world.connect("c", expiry_s=1000)
+    world.broker.router.subscribe(session, Subscription("$share/g/t", "t", "g", 1))
+    world.broker.lost(session, peer)
+    for payload, expiry_s in ((b"short", 5), (b"long", 50)):
+        world.publish("t", payload, expiry_s=expiry_s)
+    world.clock.advance(10)
+    _, peer, _ = world.connect("c", expiry_s=1000)
+    assert peer.payloads() == [b"long"]
     assert world.broker.counters.dropped_expired == 1
 
 

@@ -4,7 +4,8 @@ import mqtt5
 import pytest
 
 from broker.embedded import EmbeddedBroker
-from broker.embedded.wire import fixed_header
+from broker.embedded.connection import _decode
+from broker.embedded.wire import Fault, fixed_header
 from tests.unit.broker.embedded.client import Client, with_broker
 
 
@@ -207,6 +208,24 @@ async def test_nothing_after_a_fault_or_a_disconnect_is_listened_to(broker: Embe
         await client.send(last_words, mqtt5.PublishPacket("a", b"too late"))
         await client.closed()
         assert await witness.fence() == []
+
+
+@with_broker()
+async def test_who_goes_on_talking_after_a_fault_still_hears_why(broker: EmbeddedBroker) -> None:
+    client = await Client.connect(broker)
+    await client.send(b"\xc1\x00")
+    farewell = await client.expect(mqtt5.DisconnectPacket)
+    for _ in range(10):
+        await client.send(mqtt5.PublishPacket("t", b"x" * 10_000))
+    assert farewell.reason_code == 0x81
+    assert await client.closed() == []
+    assert broker.stats.totals["publishes_received"] == 0
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_should_the_codec_panic_it_is_the_fault_of_the_packet() -> None:
+    with pytest.raises(Fault, match="0x81"):
+        _decode(memoryview(b"\x30\x05\0\2\xc3\x28\0"))
 
 
 @with_broker()
