@@ -8,7 +8,8 @@ from pathlib import Path
 
 from broker.acl import Access
 from broker.credentials import Credentials
-from broker.embedded import AllowAll, BrokerConfig, EmbeddedBroker, accept_anyone
+from broker.embedded import AllowAll, BrokerConfig, BrokerLimits, EmbeddedBroker, accept_anyone
+from broker.mosquitto import PACKET_BYTES_MAX
 from broker.process import common_options, configured, main, on_signals
 from broker.tls import server_context
 from shared.errors import ConfigError
@@ -52,6 +53,7 @@ def build(options: argparse.Namespace) -> EmbeddedBroker:
         port=options.port,
         tls=tls,
         certificate_is_username=options.tls_client_ca is not None,
+        limits=BrokerLimits(packet_bytes_max=PACKET_BYTES_MAX),
     )
     if options.allow_anonymous:
         return EmbeddedBroker(config, authenticate=accept_anyone, authorize=AllowAll())

@@ -165,6 +165,9 @@ class Service(Generic[E]):
             self.counts["unroutable"] += 1
             return None
         route, ids = found
+        if delivery.retained and not route.topic.retain:
+            self.counts["stale"] += 1  # somebody retained a happening: it says nothing about now
+            return None
         try:
             event = route.to_event(ids, decode(route.topic, delivery.payload))
         except RemoteError as error:

@@ -40,6 +40,7 @@ log = logging.getLogger(__name__)
 
 GOODBYE_S_MAX = 5.0
 SETTLED_AFTER_S = 60.0
+BOOTS_UNSETTLED_MAX = 5  # more boots in a row that died young: a module is the likely killer
 
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -100,6 +101,7 @@ class Boot:
         device, node = config.device, config.device.node
         self.epoch = state.next_epoch(time.time())
         self.state, self.data, self.stopped = state, data, asyncio.Event()
+        self.looping = state.boots_unsettled > BOOTS_UNSETTLED_MAX
         self.machine, self.local = Machine(data), LocalClients()
         self.host = _host(device, data, state.device_key())
         self.bus = open_bus(
@@ -138,7 +140,7 @@ class Boot:
             unload=self._unload,
             remember=partial(state.put, "models", "desired"),
             verify=verifier(device.cloud_key),
-            saved=state.get("models", "desired"),
+            saved=None if self.looping else state.get("models", "desired"),
         )
         self.benchmark_s = device.benchmark_s
         self.left = ""
@@ -149,11 +151,16 @@ class Boot:
         for damage in self.state.damage:
             log.error("the local store was damaged: %s", damage)
             self.agent.feed(TroubleSeen(f"local store: {damage}"))
+        if self.looping:
+            what = f"crash loop: {self.state.boots_unsettled} short boots in a row; models are not loaded until told"
+            log.error("%s", what)
+            self.agent.feed(TroubleSeen(what))
         services = (self.agent, self.inference, self.telemetry, self.models)
         bus = asyncio.create_task(self.bus.run(), name="bus")
         try:
             async with serve_locally(self.data, self._answer_locally):
                 await until(self.stopped, self._settle(), *(service.run() for service in services))
+            await asyncio.to_thread(self.state.settle)  # told to stop: no crash, however short it was
             with suppress(TimeoutError):
                 async with asyncio.timeout(GOODBYE_S_MAX):
                     await self.bus.drained()

@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import Any, Generic, TypeVar
 
 from shared import messages as m
-from shared.ids import checked_id
+from shared.ids import checked_id, is_id
 
 M = TypeVar("M", bound=m.Message)
 
@@ -82,13 +82,16 @@ class Topic(Generic[M]):
         return Address(self, self.pattern.format(**ids))
 
     def ids(self, name: str) -> dict[str, str] | None:
-        """The ids in a concrete topic name, or None if it is not one of ours."""
+        """The ids in a concrete topic name, or None if it is not one of ours.
+
+        What stands in a hole is an id: a stranger's ``app/Foo_Bar/...`` is nobody's topic.
+        """
         ours, theirs = self.pattern.split("/"), name.split("/")
         if len(ours) != len(theirs):
             return None
         found = {}
         for level, value in zip(ours, theirs, strict=True):
-            if _is_hole(level):
+            if _is_hole(level) and is_id(value):
                 found[level[1:-1]] = value
             elif level != value:
                 return None

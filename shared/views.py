@@ -38,7 +38,7 @@ class NodeView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Overview(msgspec.Struct, frozen=True, kw_only=True):
-    """The fleet in a few numbers. ``nodes``: how many of each status; ``models``: on how many each is ready."""
+    """The fleet in a few numbers. ``nodes``: count by status; ``models``: on how many nodes each is ready."""
 
     fleet: str
     term: int

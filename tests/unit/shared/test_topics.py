@@ -33,6 +33,17 @@ def test_only_an_id_can_stand_in_a_topic(text):
             PRESENCE.at(node=text)
 
 
+def test_a_strangers_level_is_nobodys_id():
+    for name in (
+        "node/N1/up/presence",
+        "node/a b/up/presence",
+        "node//up/presence",
+        f"node/{'x' * 65}/up/presence",
+    ):
+        assert PRESENCE.ids(name) is None
+        assert find(name) is None
+
+
 def test_no_two_topics_can_be_mistaken_for_each_other():
     for one in ALL:
         name = one.at(**{hole: "x" for hole in holes(one.pattern)}).name
