@@ -1,17 +1,21 @@
 """An MQTT 5 broker in one process, for one machine: ``async with EmbeddedBroker(BrokerConfig(port=0)) as b``.
 
-    server        listens, accepts, stops                                     asyncio
-      connection  bytes <-> packets, keep alive, write buffer                 asyncio.Protocol, one per socket
-    ─────────────────────────────────────────────────────────────── nothing below knows sockets or asyncio ───
+    server          listens, accepts, stops                                  asyncio
+      connection    bytes <-> packets, keep alive, write buffer              an asyncio.Protocol per socket
+    ──────────────────────────────────────────────────────── nothing below knows sockets or asyncio ───
         wire, scan    the border to the codec: framing, reason codes; what the codec lets pass
         handshake     CONNECT -> CONNACK, once per connection
         conversation  one handler per packet type, once per connection
           broker      who is connected, takeover, expiry, wills; publish
-            router    filters -> the plan of a topic (cached)       topics        the tree, and what is a
-            topic session   what outlives a connection                    retained      facts by topic
-            outbox    QoS 0, 1 and 2 towards one client             message       one encoding for many
-            receivers shared_group  one message, one of many                  sys_topics    $SYS/broker/...
-      config, access, stats   values and hooks of the public interface
+            router        filters -> the plan of a topic, cached
+            topics        what is a topic, and the tree that matches
+            retained      facts by topic
+            session       what outlives a connection
+            outbox        QoS 0, 1 and 2 towards one client
+            shared_group  one message to one of many
+            message       one encoding for many receivers
+          sys_topics  $SYS/broker/...
+    config, access, stats   values and hooks of the public interface
 
 How a PUBLISH travels: ``connection`` finds a whole packet, scans it and has the codec decode it;
 ``conversation`` checks it and asks whether this client may publish there; ``broker`` routes it through the

@@ -7,9 +7,10 @@
                                                         repeats them in order, with DUP or as PUBREL
 
 "Room" means: a connection that is not congested, and a window (the client's receive maximum, at most our
-``inflight_max``) that is not used up. A message never overtakes an earlier one: while anything waits,
-everything waits. The bound is on bytes and messages; at the bound the newest message is dropped and
-counted, because what is already in flight can't be taken back and what waited longest was promised first.
+``inflight_max``) that is not used up. No QoS 1 or 2 message overtakes an earlier one: while one waits, all
+that follow wait (QoS 0 passes by: it is now or never). The bound is on bytes and messages; at the bound the
+newest message is dropped and counted, because what is already in flight can't be taken back and what waited
+longest was promised first.
 """
 
 from collections import deque
