@@ -152,7 +152,8 @@ class Boot:
             log.error("the local store was damaged: %s", damage)
             self.agent.feed(TroubleSeen(f"local store: {damage}"))
         if self.looping:
-            what = f"crash loop: {self.state.boots_unsettled} short boots in a row; models are not loaded until told"
+            boots = self.state.boots_unsettled
+            what = f"crash loop: {boots} short boots in a row; models are not loaded until told"
             log.error("%s", what)
             self.agent.feed(TroubleSeen(what))
         services = (self.agent, self.inference, self.telemetry, self.models)

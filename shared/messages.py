@@ -269,6 +269,15 @@ class Reply(Message, frozen=True, kw_only=True):
     service_s: float = 0.0
 
 
+class Declined(Message, frozen=True, kw_only=True):
+    """A device did not take a request on, so nothing has run. The cloud asks elsewhere, or answers."""
+
+    caller: str
+    correlation: str
+    code: str
+    detail: str
+
+
 class QueryKind(StrEnum):
     """What an operator can read."""
 

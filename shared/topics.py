@@ -150,6 +150,15 @@ REPLY = Topic(
     bytes_max=MIB,
     note="caller and cloud both hear it, with no extra hop",
 )
+DECLINED = Topic(
+    "node/{node}/up/declined",
+    m.Declined,
+    _D,
+    qos=1,
+    expiry_s=60,
+    bytes_max=8 * KIB,
+    note="to the balancer, which asks elsewhere or answers the caller",
+)
 
 DESIRED = Topic(
     "node/{node}/down/desired/models", m.DesiredModels, _C, qos=1, retain=True, bytes_max=256 * KIB
@@ -188,6 +197,7 @@ ALL: tuple[Topic[Any], ...] = (
     REPORTED,
     WANT,
     REPLY,
+    DECLINED,
     DESIRED,
     INFER,
     COMMAND,

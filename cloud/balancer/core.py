@@ -1,7 +1,7 @@
 """Which node answers a request, and what happens when it does not. Decides only; see ``service`` for I/O.
 
     InferAsked ──filters, standing──> INFER to one node ──ReplyHeard──> learned from, forgotten
-        │                                   │ silent too long, or the node is gone
+        │                                   │ silent too long, declined, or the node is gone
         └── shed: REFUSED to the app        └── once more elsewhere (idempotent), or FAILED to the app
 
 The reply goes from the device to the app with no hop here; the balancer overhears it. It keeps no timeout of
@@ -29,7 +29,7 @@ from cloud.facts import NodeChanged, NodeFact, NodeForgotten, NodeStatus
 from shared.config import BalancerSection
 from shared.core import Effect, Ignore, LinkDown, LinkUp, Publish, Tick
 from shared.ids import is_id
-from shared.messages import InferAsk, InferCommand, Reply, ReplyStatus
+from shared.messages import Declined, InferAsk, InferCommand, Reply, ReplyStatus
 from shared.topics import APP_REPLY, INFER
 from shared.views import Explanation
 
@@ -37,6 +37,7 @@ RECORDS_MAX = 4096
 WAITING_BYTES_MAX = 64 << 20
 BUDGET_S_MAX = 3600.0
 TEXT_MAX = 128  # a correlation, a function's name
+DETAIL_MAX = 1000
 INPUT_BYTES_MAX = INFER.bytes_max - 4096  # what stands around the inputs needs room too
 PATIENCE = 4.0  # times the expected completion
 PATIENCE_S_MIN = 0.5
@@ -45,9 +46,6 @@ STALL_S = 1.0  # ticks further apart than this mean that we slept
 SPARE_PER_ASK = 0.1
 SPARE_MAX = 256.0
 TIMERS_SPARE = 1024
-
-# Refusals that say that our picture of the node is wrong, not that the request is.
-NODE_FAULTS = frozenset({"overloaded", "stale-epoch", "draining", "no-model"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +65,15 @@ class ReplyHeard:
     reply: Reply
 
 
-Event = InferAsked | ReplyHeard | NodeChanged | NodeForgotten | Tick | LinkUp | LinkDown
+@dataclass(frozen=True, slots=True)
+class DeclineHeard:
+    """A device did not take a request on: our picture of it was wrong, or is old."""
+
+    node: str
+    declined: Declined
+
+
+Event = InferAsked | ReplyHeard | DeclineHeard | NodeChanged | NodeForgotten | Tick | LinkUp | LinkDown
 
 
 class Balancer:
@@ -98,6 +104,8 @@ class Balancer:
                 return self._changed(fact, now)
             case Tick():
                 return self._tick(now)
+            case DeclineHeard(name, declined):
+                return self._declined(name, declined, now)
             case NodeForgotten(name):
                 return self._forgotten(name, now)
             case LinkUp() | LinkDown():
@@ -191,9 +199,31 @@ class Balancer:
         self._trust(name)
         return [Ignore(f"{name} answered too late, or twice")]
 
+    def _declined(self, name: str, declined: Declined, now: float) -> list[Effect]:
+        """Nothing has run: another node is asked where one can be, else the app hears the refusal."""
+        pending = self._waiting.get((declined.caller, declined.correlation))
+        if pending is None or pending.node is None or pending.node.fact.node != name:
+            return [Ignore(f"{name} declined nothing that waits here")]
+        pending.node.strike(1)
+        effects = self._resend(pending, now)
+        if effects:
+            self.counts["declined, sent elsewhere"] += 1
+            return effects
+        app, correlation = pending.key
+        self.counts[declined.code[:TEXT_MAX]] += 1
+        self._close(pending, Phase.DECLINED)
+        reply = Reply(
+            correlation=correlation,
+            status=ReplyStatus.REFUSED,
+            code=declined.code[:TEXT_MAX],
+            detail=declined.detail[:DETAIL_MAX],
+            node=name,
+        )
+        return [Publish(APP_REPLY.at(app=app), reply)]
+
     def _learn(self, pending: Pending, node: Node, reply: Reply, now: float) -> None:
         if reply.status is not ReplyStatus.OK:
-            if reply.status is ReplyStatus.FAILED or reply.code in NODE_FAULTS:
+            if reply.status is ReplyStatus.FAILED:
                 node.strike(1)
             return
         node.strikes = 0

@@ -1,8 +1,9 @@
 """One request on its way through the balancer, and afterwards the record of what was decided.
 
 (asked) ──> SENT ──────reply──────────────> ANSWERED
-  │          │ ├──node dies or is silent──> RESENT ──> ANSWERED, DIED, EXPIRED
-  │          │ └──dies, no second try─────> DIED       (the app hears FAILED: it may have happened)
+  │          │ ├──dies, silent, declined──> RESENT ──> ANSWERED, DIED, DECLINED, EXPIRED
+  │          │ ├──dies, no second try─────> DIED       (the app hears FAILED: it may have happened)
+  │          │ └──declined, nobody else───> DECLINED   (the app hears REFUSED: it did not happen)
   │          └──────deadline──────────────> EXPIRED    (the app has timed out by itself)
   └── no node, no time, no room ──────────> SHED       (the app hears REFUSED: it did not happen)
 """
@@ -27,16 +28,18 @@ class Phase(StrEnum):
     RESENT = "resent"
     ANSWERED = "answered"
     DIED = "died"
+    DECLINED = "declined"
     EXPIRED = "expired"
     SHED = "shed"
 
 
 START = frozenset({Phase.SENT, Phase.SHED})
 NEXT: Mapping[Phase, frozenset[Phase]] = {
-    Phase.SENT: frozenset({Phase.RESENT, Phase.ANSWERED, Phase.DIED, Phase.EXPIRED}),
-    Phase.RESENT: frozenset({Phase.ANSWERED, Phase.DIED, Phase.EXPIRED}),
+    Phase.SENT: frozenset({Phase.RESENT, Phase.ANSWERED, Phase.DIED, Phase.DECLINED, Phase.EXPIRED}),
+    Phase.RESENT: frozenset({Phase.ANSWERED, Phase.DIED, Phase.DECLINED, Phase.EXPIRED}),
     Phase.ANSWERED: frozenset(),
     Phase.DIED: frozenset(),
+    Phase.DECLINED: frozenset(),
     Phase.EXPIRED: frozenset(),
     Phase.SHED: frozenset(),
 }
@@ -83,7 +86,7 @@ class Pending:
         if self.without_model:
             excluded["model absent"] = excluded.get("model absent", 0) + self.without_model
         return Explanation(
-            request=self.key[1],
+            request="/".join(self.key),
             model=self.model,
             chosen=self.node.fact.node if self.node is not None else "",
             retried=bool(self.first),

@@ -2,8 +2,8 @@
 
 from broker.bus import Bus
 from broker.service import Service, on
-from cloud.balancer.core import Balancer, Event, InferAsked, ReplyHeard
-from shared.topics import APP_INFER, REPLY
+from cloud.balancer.core import Balancer, DeclineHeard, Event, InferAsked, ReplyHeard
+from shared.topics import APP_INFER, DECLINED, REPLY
 
 TICK_S = 0.1  # how late a silent node is noticed at the most
 
@@ -17,6 +17,7 @@ def balancer_service(core: Balancer, bus: Bus) -> Service[Event]:
         [
             on(APP_INFER, lambda ids, ask: InferAsked(ids["app"], ask)),
             on(REPLY, lambda ids, reply: ReplyHeard(ids["node"], ids["caller"], reply)),
+            on(DECLINED, lambda ids, declined: DeclineHeard(ids["node"], declined)),
         ],
         tick_s=TICK_S,
     )

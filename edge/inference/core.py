@@ -1,13 +1,14 @@
 """Admission and order of inference on one device.
 
-    request ──admit──> waiting ──slot free──> running ──Ran / Failed──> answered
+    request ──admit──> waiting ──slot free──> running ──Ran / Refusal──> answered
                  │                  │
-                 └── refused        └── refused once its deadline has passed
+                 └── declined       └── declined once its deadline has passed
 
-Every request gets exactly one answer, and each refusal is definite: nothing has run. The queue is bounded,
-because a request that can't be met in time is better refused at once (the cloud then tries elsewhere) than
-late. QoS 1 repeats messages, so a request that is running or was just answered is not run again; its answer
-is simply sent once more.
+Every request gets exactly one answer. What is not taken on is *declined* to the cloud, not to the caller:
+nothing has run, so the balancer may ask another node, and the caller still hears one reply. What ran and was
+stopped is refused to the caller itself, since it would fail anywhere. The queue is bounded, because a request
+that can't be met in time is better declined at once than late. QoS 1 repeats messages, so a request that is
+running or was just answered is not run again; its answer is simply sent once more.
 
 The device itself may ask as well (``LocalAsked``), with or without a broker: same queue, same limits.
 """
@@ -18,8 +19,8 @@ from dataclasses import dataclass, field
 import msgspec
 
 from shared.core import Effect, Failed, Ignore, LinkDown, LinkUp, Publish, Tick, Work
-from shared.messages import InferCommand, Reply, ReplyStatus
-from shared.topics import REPLY
+from shared.messages import Declined, InferCommand, Reply, ReplyStatus
+from shared.topics import DECLINED, REPLY
 
 ANSWERED_KEPT = 512
 OUTPUT_BYTES_MAX = REPLY.bytes_max - 1024  # what stands around the outputs needs room too
@@ -183,18 +184,18 @@ class Inference:
             now + command.budget_s,
         )
         if command.epoch != self.epoch:
-            return self._refuse(job, "stale-epoch", f"meant for boot {command.epoch}; this is {self.epoch}")
+            return self._decline(job, "stale-epoch", f"meant for boot {command.epoch}; this is {self.epoch}")
         return self._admit(job, now)
 
     def _admit(self, job: _Job, now: float) -> list[Effect]:
         if self.draining:
-            return self._refuse(job, "draining", f"{self.node} is going out of service")
+            return self._decline(job, "draining", f"{self.node} is going out of service")
         if job.model not in self.ready:
-            return self._refuse(job, "no-model", f"{self.node} does not hold {job.model!r}")
+            return self._decline(job, "no-model", f"{self.node} does not hold {job.model!r}")
         if len(self.running) < self.slots:
             return [self._start(job, now), self._load()]
         if len(self.waiting) >= self.queue_max:
-            return self._refuse(job, "overloaded", f"{self.queue_max} requests are waiting on {self.node}")
+            return self._decline(job, "overloaded", f"{self.queue_max} requests are waiting on {self.node}")
         self.waiting.append(job)
         return [self._load()]
 
@@ -240,7 +241,13 @@ class Inference:
         return [effect for job in late for effect in self._late(job)] + [self._load()]
 
     def _late(self, job: _Job) -> list[Effect]:
-        return self._refuse(job, "deadline", "the deadline passed while the request waited on the device")
+        return self._decline(job, "deadline", "the deadline passed while the request waited on the device")
+
+    def _decline(self, job: _Job, code: str, detail: str) -> list[Effect]:
+        if not job.caller:
+            return self._refuse(job, code, detail)
+        declined = Declined(caller=job.caller, correlation=job.correlation, code=code, detail=detail)
+        return [Publish(DECLINED.at(node=self.node), declined)]
 
     def _refuse(self, job: _Job, code: str, detail: str) -> list[Effect]:
         reply = Reply(

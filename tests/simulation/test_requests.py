@@ -5,13 +5,13 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from cloud.balancer.core import Balancer, InferAsked, ReplyHeard
+from cloud.balancer.core import Balancer, DeclineHeard, InferAsked, ReplyHeard
 from cloud.registry.core import Registry
 from cloud.registry.events import BirthSeen, HeartbeatSeen, PresenceSeen, ReportedSeen
 from shared.config import BalancerSection
 from shared.core import Effect, LinkDown, LinkUp, Tick
 from shared.messages import InferAsk, Reply, ReplyStatus
-from shared.topics import APP_INFER, APP_REPLY, BIRTH, HEARTBEAT, PRESENCE, REPLY, REPORTED
+from shared.topics import APP_INFER, APP_REPLY, BIRTH, DECLINED, HEARTBEAT, PRESENCE, REPLY, REPORTED
 from shared.wire import packed
 from tests.sim import Clock, Member, Network
 from tests.simulation.device import Device
@@ -46,6 +46,7 @@ class World:
         self._balance = Member(self.net, "balancer", self.balancer, self._nothing)
         self._balance.hears(APP_INFER, lambda ids, got: InferAsked(ids["app"], got))
         self._balance.hears(REPLY, lambda ids, got: ReplyHeard(ids["node"], ids["caller"], got))
+        self._balance.hears(DECLINED, lambda ids, got: DeclineHeard(ids["node"], got))
         self._register = Member(self.net, "registry", Registry(), self._balance.feed)
         self._register.hears(HEARTBEAT, lambda ids, got: HeartbeatSeen(ids["node"], got))
         self._register.hears(PRESENCE, lambda ids, got: PresenceSeen(ids["node"], got))

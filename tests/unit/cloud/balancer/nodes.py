@@ -2,11 +2,11 @@
 
 from dataclasses import replace
 
-from cloud.balancer.core import Balancer, InferAsked, ReplyHeard
+from cloud.balancer.core import Balancer, DeclineHeard, InferAsked, ReplyHeard
 from cloud.facts import NodeChanged, NodeFact, NodeStatus
 from shared.config import BalancerSection
 from shared.core import Effect, LinkUp, Publish, Tick
-from shared.messages import Capabilities, InferAsk, InferCommand, ModelState, Reply, ReplyStatus
+from shared.messages import Capabilities, Declined, InferAsk, InferCommand, ModelState, Reply, ReplyStatus
 from shared.wire import packed
 from tests.transcript import shown
 
@@ -76,6 +76,11 @@ def reply(
 ) -> ReplyHeard:
     message = Reply(correlation=correlation, status=status, code=code, node=node, service_s=service_s)
     return ReplyHeard(node, app, message)
+
+
+def declined(node: str, correlation: str, *, app: str = "app", code: str = "overloaded") -> DeclineHeard:
+    message = Declined(caller=app, correlation=correlation, code=code, detail="256 requests wait")
+    return DeclineHeard(node, message)
 
 
 def watching(*facts: NodeChanged, section: BalancerSection | None = None, **limits: int) -> Balancer:

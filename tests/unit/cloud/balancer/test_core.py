@@ -15,7 +15,7 @@ from shared.config import BalancerSection
 from shared.core import Ignore, LinkDown, LinkUp, Tick
 from shared.errors import InvalidTransition
 from shared.messages import ModelState, ReplyStatus
-from tests.unit.cloud.balancer.nodes import ask, code_of, fact, reply, sent_to, watching
+from tests.unit.cloud.balancer.nodes import ask, code_of, declined, fact, reply, sent_to, watching
 
 
 def test_every_phase_is_reachable_and_every_dead_end_is_meant() -> None:
@@ -25,7 +25,7 @@ def test_every_phase_is_reachable_and_every_dead_end_is_meant() -> None:
         frontier = {after for phase in frontier for after in NEXT[phase]} - reachable
     assert reachable == set(Phase) == set(NEXT)
     ends = {phase for phase in Phase if not NEXT[phase]}
-    assert ends == {Phase.ANSWERED, Phase.DIED, Phase.EXPIRED, Phase.SHED}
+    assert ends == {Phase.ANSWERED, Phase.DIED, Phase.DECLINED, Phase.EXPIRED, Phase.SHED}
 
 
 def test_a_move_that_the_table_forbids_stops_the_service() -> None:
@@ -300,6 +300,7 @@ EVENTS = st.one_of(
         node=st.sampled_from(["", "", "a"]),
     ),
     st.builds(reply, NODES, CORRELATIONS, status=st.sampled_from(ReplyStatus)),
+    st.builds(declined, NODES, CORRELATIONS),
     st.builds(NodeForgotten, NODES),
 )
 

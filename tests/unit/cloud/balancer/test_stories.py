@@ -6,7 +6,7 @@ from shared.config import BalancerSection
 from shared.core import LinkDown, LinkUp, Tick
 from shared.messages import ReplyStatus
 from tests.transcript import Transcript
-from tests.unit.cloud.balancer.nodes import ask, fact, reply, told
+from tests.unit.cloud.balancer.nodes import ask, declined, fact, reply, told
 
 
 def story(name: str, core: Balancer | None = None) -> Transcript:
@@ -31,6 +31,19 @@ def test_a_node_dies_and_the_request_goes_elsewhere_with_what_is_left_of_its_bud
         .at(2.0, ask("c1", budget_s=2.0))
         .at(2.3, fact("a", status=NodeStatus.OFFLINE))
         .at(2.4, reply("b", "c1"))
+        .matches()
+    )
+
+
+def test_a_declined_request_goes_elsewhere_and_when_all_decline_the_app_hears_it() -> None:
+    (
+        story("declined-goes-elsewhere")
+        .at(1.0, fact("a"), fact("b"))
+        .at(2.0, ask("c1"))
+        .at(2.1, declined("b", "c1"), declined("a", "c1"))
+        .at(2.2, declined("b", "c1", code="draining"))
+        .at(3.0, ask("c2", idempotent=False))
+        .at(3.1, declined("a", "c2"), declined("b", "c2"))
         .matches()
     )
 
