@@ -6,16 +6,18 @@
 
 Chunks are published to everybody, so what counts is which chunks are wanted, not by how many: a thousand
 devices that start together cost one pass. A chunk counts as served once it was handed out; who missed it
-asks again. Asked again while it is on its way, or within ``resend_s`` of that, a chunk is not sent twice:
-devices whose asks come a moment apart all hear the same one.
+asks again. While a chunk is on its way, and for ``resend_s`` after, a further ask for it is dropped when
+the node waited already, since it was listening and hears that one; else devices that move in step would
+have everything sent twice. A node that asks for the first time may just have missed it: its ask is kept
+for ``later``.
 
 At most ``window`` chunks are unacknowledged by the broker, so that control traffic on the same connection
 waits behind 8 x 96 KiB at the most. Artifacts take turns, chunk by chunk. Who waits is kept per node only
 to bound what one node can ask for, and to forget a node that went away.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
+from math import inf
 
 from shared.artifacts import chunk_count, indexes_in
 from shared.core import Effect, Failed, Ignore, LinkDown, LinkUp, Tick, Work
@@ -70,7 +72,7 @@ class SenderLimits:
     """``window``: chunks that the broker has not acknowledged; ``asked_max``: chunks one node waits for."""
 
     window: int = 6
-    resend_s: float = 1.0
+    resend_s: float = 0.5
     waiter_deadline_s: float = 60.0
     artifacts_max: int = 10_000
     passes_max: int = 256
@@ -88,24 +90,38 @@ class Waiter:
 
 @dataclass(slots=True)
 class Pass:
-    """One artifact that somebody waits for. ``wanted``: index -> who, in the order of asking."""
+    """One artifact that somebody waits for. ``wanted``: index -> who, in the order of asking; ``later``:
+    the same for chunks that were sent a moment ago."""
 
     wanted: dict[int, set[str]] = field(default_factory=dict)
+    later: dict[int, set[str]] = field(default_factory=dict)
     waiters: dict[str, Waiter] = field(default_factory=dict)
     flying: set[int] = field(default_factory=set)
     sent_at: dict[int, float] = field(default_factory=dict)
 
-    def add(self, node: str, index: int) -> None:
+    def add(self, node: str, index: int, *, later: bool) -> None:
         """The node waits for the chunk."""
-        self.wanted.setdefault(index, set()).add(node)
+        where = self.later if later else self.wanted
+        where.setdefault(index, set()).add(node)
         self.waiters[node].chunks.add(index)
 
     def drop(self, node: str) -> None:
         """Forget the node, and the chunks that nobody else wants."""
         for index in self.waiters.pop(node).chunks:
-            self.wanted[index].remove(node)
-            if not self.wanted[index]:
-                del self.wanted[index]
+            where = self.wanted if index in self.wanted else self.later
+            where[index].remove(node)
+            if not where[index]:
+                del where[index]
+
+    def just_sent(self, index: int, now: float, resend_s: float) -> bool:
+        """Whether the chunk is on its way, or was a moment ago."""
+        return index in self.flying or now - self.sent_at.get(index, -inf) < resend_s
+
+    def ripen(self, now: float, resend_s: float) -> None:
+        """What was sent a moment ago no longer was."""
+        ripe = [index for index in self.later if not self.just_sent(index, now, resend_s)]
+        for index in ripe:
+            self.wanted[index] = self.later.pop(index)
 
     def hand_out(self) -> int:
         """The chunk that was wanted first is on its way to all who wait for it."""
@@ -118,7 +134,7 @@ class Pass:
     def tidy(self, now: float, resend_s: float) -> bool:
         """Forget what is long sent; True when nothing is left to remember."""
         self.sent_at = {index: at for index, at in self.sent_at.items() if now - at < resend_s}
-        return not (self.wanted or self.waiters or self.flying or self.sent_at)
+        return not (self.wanted or self.later or self.waiters or self.flying or self.sent_at)
 
 
 @dataclass(slots=True)
@@ -133,6 +149,8 @@ class Sender:
 
     def step(self, event: Event, now: float) -> list[Effect]:
         """See :class:`shared.core.Core`."""
+        for one in self.passes.values():
+            one.ripen(now, self.limits.resend_s)
         match event:
             case Known():
                 said = self._learn(event)
@@ -155,11 +173,11 @@ class Sender:
         assert len(self.passes) <= self.limits.passes_max
         assert sum(len(one.waiters) for one in self.passes.values()) <= self.limits.nodes_max
         for digest, one in self.passes.items():
-            pairs = {(index, node) for index, nodes in one.wanted.items() for node in nodes}
+            pairs = {(n, node) for n, nodes in (*one.wanted.items(), *one.later.items()) for node in nodes}
             assert pairs == {(index, node) for node, who in one.waiters.items() for index in who.chunks}
             assert all(one.wanted.values()), "a chunk is wanted by somebody"
-            assert all(0 <= index < self.known[digest].chunks for index in one.wanted)
-            assert not one.wanted.keys() & one.flying
+            assert all(0 <= index < self.known[digest].chunks for index, _ in pairs)
+            assert not one.wanted.keys() & (one.flying | one.later.keys())
             assert all(len(who.chunks) <= self.limits.asked_max for who in one.waiters.values())
 
     def _learn(self, known: Known) -> list[Effect]:
@@ -181,9 +199,10 @@ class Sender:
         if not self._has_room(node, want.digest):
             return [Ignore(f"too many artifacts or nodes are waited for; {node} will ask again")]
         one = self.passes.setdefault(want.digest, Pass())
+        new = node not in one.waiters
         waiter = one.waiters.setdefault(node, Waiter(0.0))
         waiter.deadline = now + self.limits.waiter_deadline_s
-        return self._ask(one, node, indexes, now)
+        return self._ask(one, node, new, indexes, now)
 
     def _left(self, node: str, digest: str) -> list[Effect]:
         one = self.passes.get(digest)
@@ -201,23 +220,15 @@ class Sender:
             one is not None or len(self.passes) < self.limits.passes_max
         )
 
-    def _ask(self, one: Pass, node: str, indexes: Iterable[int], now: float) -> list[Effect]:
-        """What is on its way, or was a moment ago, the node hears anyway, or asks for again."""
-        has = one.waiters[node].chunks
-        fresh = [
-            index
-            for index in indexes
-            if index not in has and index not in one.flying and not self._just_sent(one, index, now)
-        ]
+    def _ask(self, one: Pass, node: str, new: bool, indexes: list[int], now: float) -> list[Effect]:
+        has, resend_s = one.waiters[node].chunks, self.limits.resend_s
+        asked = [(n, one.just_sent(n, now, resend_s)) for n in indexes if n not in has]
+        fresh = [(index, later) for index, later in asked if new or not later]
         room = self.limits.asked_max - len(has)
-        for index in fresh[:room]:
-            one.add(node, index)
+        for index, later in fresh[:room]:
+            one.add(node, index, later=later)
         over = len(fresh) - room
         return [Ignore(f"{node} wants {over} chunks more than it may wait for")] if over > 0 else []
-
-    def _just_sent(self, one: Pass, index: int, now: float) -> bool:
-        sent_at = one.sent_at.get(index)
-        return sent_at is not None and now - sent_at < self.limits.resend_s
 
     def _flown(self, digest: str, index: int) -> list[Effect]:
         self.passes[digest].flying.remove(index)

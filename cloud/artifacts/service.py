@@ -113,7 +113,7 @@ class _CatalogShell:
 
 
 def sender_service(
-    core: Sender, bus: Bus, blobs: BlobFolder, *, tick_s: float = 1.0
+    core: Sender, bus: Bus, blobs: BlobFolder, *, tick_s: float = 0.25
 ) -> Service[sender.Event]:
     """Bind the sender. Feed it a :class:`~cloud.artifacts.sender.Known` for each artifact.
 

@@ -87,9 +87,34 @@ def test_artifacts_take_turns():
 
 def test_a_chunk_on_its_way_is_not_sent_twice_but_a_lost_one_is_sent_again():
     core = sender(resend_s=1.0)
-    assert drain(core, run(core, want("n1", B, (0, 1)), want("n2", B, (0, 1)))) == [("b", 0)]
-    assert sent(run(core, want("n2", B, (0, 1)), now=0.9)) == []
-    assert sent(run(core, want("n2", B, (0, 1)), now=1.1)) == [("b", 0)]
+    assert drain(core, run(core, want("n1", B, (0, 1)))) == [("b", 0)]
+    assert sent(run(core, want("n1", B, (0, 1)), now=0.9)) == []
+    assert sent(run(core, want("n1", B, (0, 1)), now=1.1)) == [("b", 0)]
+
+
+def test_a_node_that_comes_a_moment_too_late_is_sent_the_chunk_again_without_asking_twice():
+    core = sender(resend_s=1.0)
+    drain(core, run(core, want("n1", B, (0, 1))))
+    assert sent(run(core, want("n2", B, (0, 1)), now=0.3)) == []
+    assert sent(run(core, Tick(), now=0.9)) == []
+    assert sent(run(core, Tick(), now=1.1)) == [("b", 0)]
+
+
+def test_a_node_that_heard_it_after_all_is_not_sent_it_again():
+    core = sender(resend_s=1.0)
+    drain(core, run(core, want("n1", B, (0, 1))))
+    run(core, want("n2", B, (0, 1)), now=0.3)
+    run(core, want("n2", B), now=0.4)
+    assert sent(run(core, Tick(), now=1.1)) == []
+
+
+def test_devices_in_step_do_not_have_everything_sent_twice():
+    core = sender(resend_s=1.0)
+    order = drain(core, run(core, want("n1", A, (0, 4)), want("n2", A, (0, 4))))
+    for index in range(4, 40):
+        order += drain(core, run(core, want("n1", A, (index, index + 1))), now=0.01)
+        order += drain(core, run(core, want("n2", A, (index, index + 1))), now=0.01)
+    assert sorted(order) == [("a", index) for index in range(40)]
 
 
 def test_nonsense_is_ignored_with_the_reason():
