@@ -103,7 +103,7 @@ def make_ca(name: str, now: datetime, days: int = 3650) -> Identity:
 
 
 def issue(ca: Identity, name: str, now: datetime, *, hosts: Sequence[str] = (), days: int = 365) -> Identity:
-    """A certificate with ``name`` as common name: a client's, or with ``hosts`` (names, addresses) a server's."""
+    """A certificate named ``name``: for a client, or for a server at ``hosts`` (names, addresses)."""
     ca_certificate = x509.load_pem_x509_certificate(ca.certificate)
     ca_key = load_pem_private_key(ca.key, password=None)
     assert isinstance(ca_key, ec.EllipticCurvePrivateKey)

@@ -10,7 +10,7 @@ guard; :func:`read_packet` and :func:`frame_bytes` make both an ordinary :class:
 import asyncio
 import socket
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import mqtt5
 
@@ -78,7 +78,7 @@ class Connection(asyncio.Protocol):
         self.lost: asyncio.Future[str] = self._loop.create_future()
         self._greeting, self._handlers = greeting, handlers
         self._on_congestion, self._bytes_max = on_congestion, bytes_max
-        self._transport: asyncio.Transport
+        self._transport: asyncio.Transport | None = None
         self._buffer = bytearray()
         self._awaited_bytes = 0
         self._out: list[bytes] = []
@@ -91,7 +91,11 @@ class Connection(asyncio.Protocol):
     # From asyncio -----------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
+        # Not isinstance: uvloop's transports are asyncio's in behaviour only.
+        transport = cast(asyncio.Transport, transport)
+        if self.lost.done():  # given up while it was connecting
+            transport.abort()
+            return
         self._transport = transport
         transport.set_write_buffer_limits(high=_WRITE_BYTES_MAX)
         raw = transport.get_extra_info("socket")
@@ -160,7 +164,10 @@ class Connection(asyncio.Protocol):
     def abort(self, reason: str) -> None:
         """Drop the connection without a word. The broker publishes the will."""
         self._reason = self._reason or reason
-        self._transport.abort()
+        if self._transport is None:
+            self.connection_lost(None)
+        else:
+            self._transport.abort()
 
     # ------------------------------------------------------------------------------------------------
 
@@ -198,18 +205,21 @@ class Connection(asyncio.Protocol):
     def _write_out(self) -> None:
         out = self._out
         self._out, self._out_bytes = [], 0
-        if not self._transport.is_closing():
+        transport = self._transport
+        if transport is not None and not transport.is_closing():
             self._sent_at = self._loop.time()
-            self._transport.write(out[0] if len(out) == 1 else b"".join(out))
+            transport.write(out[0] if len(out) == 1 else b"".join(out))
 
     def _end(self, reason: str, code: mqtt5.DisconnectReasonCode) -> None:
-        if self._reason:
+        transport = self._transport
+        if self._reason or transport is None:
+            self.abort(reason)
             return
         self._reason = reason
         self._out.append(mqtt5.DisconnectPacket(reason_code=code).write())
         self._write_out()
-        self._transport.close()
-        self._later(_GOODBYE_S, self._transport.abort)  # a peer that reads nothing would hold the close up
+        transport.close()
+        self._later(_GOODBYE_S, transport.abort)  # a peer that reads nothing would hold the close up
 
     def _check_alive(self, interval_s: float) -> None:
         now = self._loop.time()

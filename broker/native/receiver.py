@@ -8,12 +8,12 @@ What is held back is bounded by the receive maximum that we announced; a broker 
 loses the connection.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from struct import Struct
 
 import mqtt5
 
-from broker.dispatch import Acknowledger, Dispatcher, Holds
+from broker.dispatch import Acknowledger, Holds
 from broker.native.connection import BadPacket
 
 # Four bytes each where nothing went wrong (MQTT 5.0, section 3.4.2.1); packed here at half the codec's price.
@@ -21,14 +21,15 @@ _acknowledgement = Struct(">HH").pack
 _PUBACK, _PUBREC, _PUBCOMP = 0x4002, 0x5002, 0x7002
 
 _AT_MOST_ONCE, _EXACTLY_ONCE = mqtt5.QoS.AT_MOST_ONCE, mqtt5.QoS.EXACTLY_ONCE
+Dispatch = Callable[[str, bytes, bool, Sequence[int]], Holds | None]
 _Reason = mqtt5.DisconnectReasonCode
 
 
 class Receiver:
     """Deliveries and their acknowledgements. The ids of unreleased QoS 2 messages survive a connection."""
 
-    def __init__(self, dispatcher: Dispatcher, receive_max: int) -> None:
-        self._dispatch, self._receive_max = dispatcher.dispatch, receive_max
+    def __init__(self, dispatch: Dispatch, receive_max: int) -> None:
+        self._dispatch, self._receive_max = dispatch, receive_max
         self._unreleased: set[int] = set()
         self._acknowledger: Acknowledger[bytes] = Acknowledger(_nowhere)
 
