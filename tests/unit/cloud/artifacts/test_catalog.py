@@ -460,6 +460,13 @@ async def test_a_store_that_fails_means_that_the_upload_failed(tmp_path):
         assert (await cloud.upload(data)).done
 
 
+def test_what_a_torn_write_left_beyond_the_next_piece_goes(tmp_path):
+    blobs = BlobFolder(tmp_path)
+    blobs.write("a" * 64, 0, b"x" * 100)
+    blobs.write("a" * 64, 40, b"y" * 10)
+    assert blobs.held() == (frozenset(), {"a" * 64: 50})
+
+
 def test_a_manifest_of_the_largest_artifact_fits_its_topic():
     chunks = SIZE_BYTES_MAX // CHUNK_BYTES + 1
     manifest = Manifest(

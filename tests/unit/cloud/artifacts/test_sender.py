@@ -110,10 +110,12 @@ def test_a_node_that_heard_it_after_all_is_not_sent_it_again():
 
 def test_devices_in_step_do_not_have_everything_sent_twice():
     core = sender(resend_s=1.0)
-    order = drain(core, run(core, want("n1", A, (0, 4)), want("n2", A, (0, 4))))
+    run(core, LinkDown(), want("n1", A, (0, 4)), want("n2", A, (0, 4)))
+    order = drain(core, run(core, LinkUp(False)))
     for index in range(4, 40):
-        order += drain(core, run(core, want("n1", A, (index, index + 1))), now=0.01)
-        order += drain(core, run(core, want("n2", A, (index, index + 1))), now=0.01)
+        order += drain(core, run(core, want("n1", A, (index, index + 1)), now=0.01), now=0.01)
+        order += drain(core, run(core, want("n2", A, (index, index + 1)), now=0.01), now=0.01)
+    order += drain(core, run(core, Tick(), now=2.0), now=2.0)
     assert sorted(order) == [("a", index) for index in range(40)]
 
 

@@ -125,6 +125,15 @@ def test_a_blob_is_verified_once_and_again_after_a_restart(tmp_path):
     assert not Blobs(tmp_path).verify(ONE.digest)
 
 
+def test_a_blob_that_was_deleted_is_verified_anew_when_it_comes_back(tmp_path):
+    blobs = Blobs(tmp_path)
+    fill(blobs, *range(6))
+    blobs.land(ONE.digest)
+    blobs.delete(ONE.digest)
+    blobs.path(ONE.digest).write_bytes(b"something else")
+    assert not blobs.verify(ONE.digest)
+
+
 @pytest.mark.parametrize("name", ["../../etc/passwd", "", "a" * 63, "A" * 64, "a" * 64 + "/x"])
 def test_no_path_is_made_from_anything_but_a_digest(tmp_path, name):
     blobs = Blobs(tmp_path)

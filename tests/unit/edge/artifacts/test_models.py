@@ -102,6 +102,12 @@ def of_type(effects: list[object], *types: type) -> list[object]:
     return [one for one in effects if isinstance(one, types)]
 
 
+def wants(effects: list[object]) -> list[object]:
+    """The ranges asked for."""
+    said = [one.message for one in of_type(effects, Publish)]
+    return [message.ranges for message in said if isinstance(message, Want)]
+
+
 def brief(thing: object) -> str:
     """Digests cut to what a reader can compare."""
     return re.sub(r"\b([0-9a-f]{6})[0-9a-f]{58}\b", r"\1", shown(thing))
@@ -303,6 +309,31 @@ def test_silence_on_a_slow_link_is_waited_out():
     run(core, *arrived(C, 1), now=12.0)  # a gap of 8 s: patience is 32 s now
     assert not of_type(run(core, Tick(), now=43.0), Publish)
     assert of_type(run(core, Tick(), now=44.5), Publish)
+
+
+def test_a_session_that_was_kept_keeps_what_was_asked_for_and_one_that_was_lost_asks_again():
+    core = models()
+    run(core, LinkUp(False), desired(1, digits=C), ManifestArrived(C.digest, C))
+    run(core, PartOpened(C.digest, frozenset()), LinkDown())
+    assert not wants(run(core, LinkUp(True)))
+    run(core, LinkDown())
+    assert wants(run(core, LinkUp(False))) == [((0, 4),)]
+
+
+def test_what_was_opened_without_a_link_is_asked_for_when_the_link_comes():
+    core = models()
+    run(core, LinkUp(False), desired(1, digits=C), ManifestArrived(C.digest, C), LinkDown())
+    assert not wants(run(core, PartOpened(C.digest, frozenset())))
+    assert wants(run(core, LinkUp(True))) == [((0, 4),)]
+
+
+def test_the_last_good_version_stays_on_the_disk_until_the_new_one_is_ready():
+    core = models(grace_s=0.0)
+    saved = {"digits": Remembered(Version(B.digest, "b"), Version(A.digest, "a"))}
+    run(core, Restored(1, saved, {A.digest: 1, B.digest: 1}, {}))
+    assert not of_type(run(core, Tick(), Tick()), DeleteBlob)
+    effects = run(core, Loaded("digits", B.digest, 64), Tick())
+    assert of_type(effects, DeleteBlob) == [DeleteBlob(A.digest)]
 
 
 # The tables -------------------------------------------------------------------------------------------
