@@ -84,7 +84,7 @@ async def serve(config: Config) -> None:
     """Run until SIGTERM or SIGINT."""
     data = absolute(config.cloud.data)
     await asyncio.to_thread(data.mkdir, parents=True, exist_ok=True)
-    url = config.cloud.store or f"sqlite:///{data / 'shoal.db'}"
+    url = config.cloud.store or Store.url_of(data / "shoal.db")
     store = await asyncio.to_thread(Store.open, url)
     try:
         await Cloud(config, data, store, store.next_term(time.time())).run()
@@ -117,7 +117,7 @@ class Cloud:
         self.balancer = balancer_service(balancer, self.bus)
         self.rollout = rollout(rules, self.bus, store)
         self.sender = sender_service(sender.Sender(), self.bus, blobs)
-        self.registry = registry_service(registry, self.bus, self._node_changed)
+        self.registry = registry_service(registry, self.bus, store, self._node_changed)
         self.operator = operator_service(Operator(readers.table(), readers.epoch_of), self.bus)
         self.catalog = catalog_service(catalog, self.bus, blobs, store, key, self._model_added)
         self.bus.watch_link(lambda link: self._announce(online=True) if link.up else None)

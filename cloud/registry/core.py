@@ -29,7 +29,17 @@ from typing import TypeVar
 from msgspec.structs import replace
 
 from cloud.facts import NodeChanged, NodeForgotten, NodeStatus
-from cloud.registry.events import BirthSeen, Enrol, Event, Forget, HeartbeatSeen, PresenceSeen, ReportedSeen
+from cloud.registry.events import (
+    BirthSeen,
+    Enrol,
+    Event,
+    Forget,
+    HeartbeatSeen,
+    PresenceSeen,
+    Recalled,
+    Remember,
+    ReportedSeen,
+)
 from cloud.registry.node import (
     LIVE,
     SILENT,
@@ -42,8 +52,8 @@ from cloud.registry.node import (
     view_of,
 )
 from cloud.registry.overview import Overview, overview_of
-from shared.core import Effect, Ignore, LinkDown, LinkUp, Publish, Tick
-from shared.errors import InvalidTransition
+from shared.core import Effect, Failed, Ignore, LinkDown, LinkUp, Publish, Tick
+from shared.errors import InvalidTransition, LocalError
 from shared.ids import is_id
 from shared.messages import (
     Birth,
@@ -118,10 +128,8 @@ class Registry:
             case LinkUp() | LinkDown():
                 self.watching_since = now if isinstance(event, LinkUp) else inf
                 return []
-            case Enrol():
-                return self._enrol(event)
-            case Forget(name):
-                return self._forget(name)
+            case _:
+                return self._by_hand(event)
 
     # What nodes say ---------------------------------------------------------------------------------
 
@@ -178,10 +186,11 @@ class Registry:
         return [NodeChanged(node.fact())]
 
     def _birth(self, node: Node, birth: Birth) -> list[Effect]:
+        news: list[Effect] = [Remember(node.id, birth)] if birth != node.birth else []
         node.birth, node.born = birth, True
         if node.status is not OFFLINE:
             self._arm(node)
-        return [NodeChanged(node.fact())]
+        return [NodeChanged(node.fact()), *news]
 
     def _reported(self, node: Node, reported: ReportedModels) -> list[Effect]:
         node.models = {name: (one.digest, one.state) for name, one in reported.models.items()}
@@ -265,6 +274,28 @@ class Registry:
         if status is not OFFLINE:
             self._arm(node)
         return node
+
+    def _by_hand(self, event: Event) -> list[Effect]:
+        match event:
+            case Recalled(name, birth):
+                return self._recall(name, birth)
+            case Enrol():
+                return self._enrol(event)
+            case Forget(name):
+                return self._forget(name)
+            case Failed(_, reason):
+                return [Ignore(f"a node could not be kept in the store: {reason}")]
+            case _:
+                raise LocalError(f"nobody takes {type(event).__name__}")
+
+    def _recall(self, name: str, birth: Birth) -> list[Effect]:
+        """What the broker still has of it comes next; if nothing does, its silence is judged like any."""
+        if name in self._nodes or not self._room_for(name):
+            return [Ignore(f"{name[:80]!r} is known already, or there is no room")]
+        node = self._add(
+            name, birth.epoch, UNKNOWN, "known from before the cloud's start; no heartbeat yet", birth
+        )
+        return [NodeChanged(node.fact())]
 
     def _enrol(self, event: Enrol) -> list[Effect]:
         if event.node in self._nodes or not self._room_for(event.node):

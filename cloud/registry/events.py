@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from shared.core import LinkDown, LinkUp, Tick
+from shared.core import Failed, LinkDown, LinkUp, Tick, Work
 from shared.messages import Birth, Capabilities, Heartbeat, Presence, ReportedModels
 
 
@@ -39,6 +39,22 @@ class ReportedSeen:
 
 
 @dataclass(frozen=True, slots=True)
+class Recalled:
+    """The store knew this node before the cloud stopped."""
+
+    node: str
+    birth: Birth
+
+
+@dataclass(frozen=True, slots=True)
+class Remember(Work):
+    """Keep what a node said of itself, so that one that never returns is missed after a restart too."""
+
+    node: str
+    birth: Birth
+
+
+@dataclass(frozen=True, slots=True)
 class Enrol:
     """An operator names a node that has not spoken yet."""
 
@@ -54,4 +70,16 @@ class Forget:
     node: str
 
 
-Event = PresenceSeen | BirthSeen | HeartbeatSeen | ReportedSeen | Enrol | Forget | Tick | LinkUp | LinkDown
+Event = (
+    PresenceSeen
+    | BirthSeen
+    | HeartbeatSeen
+    | ReportedSeen
+    | Recalled
+    | Enrol
+    | Forget
+    | Failed
+    | Tick
+    | LinkUp
+    | LinkDown
+)

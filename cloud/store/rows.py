@@ -1,7 +1,6 @@
 """What the capabilities keep, as rows and back."""
 
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import asdict
 
 import msgspec
 
@@ -11,18 +10,6 @@ from cloud.store.database import Row
 from cloud.tasks.core import Task, TaskSpec, TaskState
 from shared.messages import DesiredModels, Manifest
 from shared.package import PackageInfo
-
-
-@dataclass(frozen=True, slots=True)
-class NodeRecord:
-    """A device that was seen; ``capabilities`` as in its birth."""
-
-    node: str
-    first_seen_unix_s: float
-    last_epoch: int
-    address: str = ""
-    labels: dict[str, str] = field(default_factory=dict)
-    capabilities: dict[str, Any] = field(default_factory=dict)
 
 
 def entry_row(entry: Entry) -> Row:

@@ -2,17 +2,20 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 
-from sqlalchemy import insert, select, update
+import msgspec
+from sqlalchemy import URL, insert, select, update
 
 from cloud.artifacts.entry import Entry
 from cloud.rollout.events import NodeDesired
 from cloud.rollout.rules import Key, Rule
 from cloud.store.database import Database, remove, replace, rows
 from cloud.store.engine import open_engine
-from cloud.store.rows import NodeRecord, entry_of, entry_row, orders_of, orders_row, task_of, task_row
+from cloud.store.rows import entry_of, entry_row, orders_of, orders_row, task_of, task_row
 from cloud.store.tables import DEPLOYMENTS, DESIRED, META, MODELS, NODES, TASKS
 from cloud.tasks.core import Task
+from shared.messages import Birth
 
 
 class Store:
@@ -22,8 +25,7 @@ class Store:
     number of threads may. All raise :class:`StoreFailed`. A write that failed may be repeated: all are
     idempotent except :meth:`next_term`, where a repeat skips a number.
 
-    It is the ``CatalogStore`` of :mod:`cloud.artifacts`, the ``RolloutStore`` of :mod:`cloud.rollout` and the
-    ``TaskStore`` of :mod:`cloud.tasks`.
+    It is what the capabilities call ``NodeStore``, ``CatalogStore``, ``RolloutStore`` and ``TaskStore``.
     """
 
     def __init__(self, database: Database) -> None:
@@ -36,6 +38,11 @@ class Store:
         ``url`` as in SQLAlchemy: ``sqlite:///path/to/file`` (the folder is made) or ``postgresql://...``.
         """
         return cls(Database(open_engine(url)))
+
+    @staticmethod
+    def url_of(path: Path) -> str:
+        """The URL of an SQLite file, whatever characters its path has."""
+        return URL.create("sqlite", database=str(path)).render_as_string()
 
     def close(self) -> None:
         """Give the connections back. Nothing is written here: all was durable already."""
@@ -54,18 +61,18 @@ class Store:
 
     # Nodes ------------------------------------------------------------------------------------------
 
-    def load_nodes(self) -> tuple[NodeRecord, ...]:
-        """Every node ever saved, by name."""
-        return tuple(NodeRecord(**row) for row in self._database.rows(NODES, NODES.c.node))
+    def load_births(self) -> dict[str, Birth]:
+        """The newest birth of every node ever saved, by name."""
+        rows = self._database.rows(NODES, NODES.c.node)
+        return {row["node"]: msgspec.msgpack.decode(row["birth"], type=Birth) for row in rows}
 
-    def save_node(self, record: NodeRecord) -> None:
-        """Add or replace; ``first_seen_unix_s`` stays what it was first."""
-        values = asdict(record)
-        news = {name: value for name, value in values.items() if name != "first_seen_unix_s"}
+    def save_birth(self, node: str, birth: Birth, at_unix_s: float) -> None:
+        """Add or replace; the day it was first seen stays what it was."""
+        news = {"last_epoch": birth.epoch, "birth": msgspec.msgpack.encode(birth)}
         with self._database.transaction() as connection:
-            known = connection.execute(update(NODES).where(NODES.c.node == record.node).values(news))
+            known = connection.execute(update(NODES).where(NODES.c.node == node).values(news))
             if known.rowcount == 0:
-                connection.execute(insert(NODES).values(values))
+                connection.execute(insert(NODES).values(node=node, first_seen_unix_s=at_unix_s, **news))
 
     # Models -----------------------------------------------------------------------------------------
 

@@ -32,9 +32,7 @@ NODES = Table(
     Column("node", String(64), primary_key=True),
     Column("first_seen_unix_s", Double, nullable=False),
     Column("last_epoch", BigInteger, nullable=False),
-    Column("address", Text, nullable=False),
-    Column("labels", JSON, nullable=False),
-    Column("capabilities", JSON, nullable=False),
+    Column("birth", LargeBinary, nullable=False),
 )
 
 MODELS = Table(

@@ -4,7 +4,7 @@ from hashlib import blake2b
 
 from cloud.facts import NodeChanged, NodeStatus
 from cloud.registry.core import Registry
-from cloud.registry.events import BirthSeen, HeartbeatSeen, PresenceSeen, ReportedSeen
+from cloud.registry.events import BirthSeen, HeartbeatSeen, PresenceSeen, Remember, ReportedSeen
 from shared.core import Effect, Tick
 from shared.topics import BIRTH, HEARTBEAT, PRESENCE, REPORTED
 from tests.sim import Clock, Member, Network
@@ -65,6 +65,8 @@ class World:
         return HeartbeatSeen(ids["node"], got)
 
     def _told(self, effect: Effect) -> None:
+        if isinstance(effect, Remember):
+            return  # the store is not part of this story
         assert isinstance(effect, NodeChanged)
         fact, now = effect.fact, self.clock.now
         claim = (fact.epoch, fact.status, fact.suspect)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from cloud.balancer.core import Balancer, DeclineHeard, InferAsked, ReplyHeard
+from cloud.facts import NodeChanged
 from cloud.registry.core import Registry
 from cloud.registry.events import BirthSeen, HeartbeatSeen, PresenceSeen, ReportedSeen
 from shared.config import BalancerSection
@@ -38,6 +39,10 @@ class App:
 class World:
     """Registry and balancer as the cloud wires them, an app, and devices that hold one model."""
 
+    def _told(self, effect: Effect) -> None:
+        if isinstance(effect, NodeChanged):  # the store, to which the rest goes, is not part of this story
+            self._balance.feed(effect)
+
     def __init__(self, seed: int, devices: int, *, loss: float = 0.0, budget_s: float = 5.0) -> None:
         self.clock, self.budget_s = Clock(seed), budget_s
         self.net = Network(self.clock, loss=loss, delay_s=(0.001, 0.02))
@@ -47,7 +52,7 @@ class World:
         self._balance.hears(APP_INFER, lambda ids, got: InferAsked(ids["app"], got))
         self._balance.hears(REPLY, lambda ids, got: ReplyHeard(ids["node"], ids["caller"], got))
         self._balance.hears(DECLINED, lambda ids, got: DeclineHeard(ids["node"], got))
-        self._register = Member(self.net, "registry", Registry(), self._balance.feed)
+        self._register = Member(self.net, "registry", Registry(), self._told)
         self._register.hears(HEARTBEAT, lambda ids, got: HeartbeatSeen(ids["node"], got))
         self._register.hears(PRESENCE, lambda ids, got: PresenceSeen(ids["node"], got))
         self._register.hears(BIRTH, lambda ids, got: BirthSeen(ids["node"], got))

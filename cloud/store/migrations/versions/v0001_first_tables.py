@@ -19,9 +19,7 @@ def upgrade() -> None:
         sa.Column("node", sa.String(64), primary_key=True),
         sa.Column("first_seen_unix_s", sa.Double, nullable=False),
         sa.Column("last_epoch", sa.BigInteger, nullable=False),
-        sa.Column("address", sa.Text, nullable=False),
-        sa.Column("labels", sa.JSON, nullable=False),
-        sa.Column("capabilities", sa.JSON, nullable=False),
+        sa.Column("birth", sa.LargeBinary, nullable=False),
     )
     op.create_table(
         "models",

@@ -1,16 +1,48 @@
 """The registry on a bus, and the documented names over it."""
 
 import asyncio
+import time
 
 from broker.memory import MemoryBroker, MemoryBus
 from cloud.facts import NodeNews, NodeStatus
 from cloud.registry.core import Registry
 from cloud.registry.manager import EdgeManager, EdgeNodeStatus
 from cloud.registry.service import registry_service
-from shared.messages import Message
+from shared.core import LinkUp, Tick
+from shared.messages import Birth, Message
 from shared.topics import BIRTH, HEARTBEAT, PRESENCE, REPORTED, Address
 from shared.wire import encode
 from tests.unit.cloud.registry.devices import ABLE, beat, birth, presence, reported
+
+
+class Kept:
+    """A store in a dictionary."""
+
+    def __init__(self, births: dict[str, Birth] | None = None) -> None:
+        self.births = births or {}
+
+    def load_births(self) -> dict[str, Birth]:
+        return dict(self.births)
+
+    def save_birth(self, node: str, birth: Birth, at_unix_s: float) -> None:
+        self.births[node] = birth
+
+
+def test_a_node_that_never_returns_is_known_after_a_restart_and_called_offline() -> None:
+    core = Registry()
+    heard: list[NodeNews] = []
+    store = Kept({"pi": birth("pi").birth})
+    registry_service(core, MemoryBus(MemoryBroker()), store, heard.append)
+    found = core.node("pi")
+    assert found is not None
+    assert (found.fact.status, found.fact.capabilities) == (NodeStatus.UNKNOWN, ABLE)
+    now = time.monotonic()
+    core.step(LinkUp(False), now)
+    for second in range(100):
+        core.step(Tick(), now + second)
+    found = core.node("pi")
+    assert found is not None
+    assert found.fact.status is NodeStatus.OFFLINE
 
 
 def test_what_devices_publish_is_told_to_the_others() -> None:
@@ -19,7 +51,8 @@ def test_what_devices_publish_is_told_to_the_others() -> None:
         bus, device = MemoryBus(broker), MemoryBus(broker)
         heard: list[NodeNews] = []
         core = Registry()
-        service = registry_service(core, bus, heard.append)
+        store = Kept()
+        service = registry_service(core, bus, store, heard.append)
         running = asyncio.create_task(service.run())
         await asyncio.sleep(0)
         bus.connect()

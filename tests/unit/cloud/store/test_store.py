@@ -17,10 +17,9 @@ from cloud.artifacts.entry import Entry
 from cloud.rollout.events import NodeDesired
 from cloud.rollout.rules import Rule
 from cloud.store.database import StoreFailed
-from cloud.store.rows import NodeRecord
 from cloud.store.store import Store
 from cloud.tasks.core import Task, TaskSpec, TaskState
-from shared.messages import DesiredModel, DesiredModels, Manifest
+from shared.messages import Birth, Capabilities, DesiredModel, DesiredModels, Manifest
 from shared.package import ModuleKind, PackageInfo
 
 CAT = Entry(
@@ -37,7 +36,13 @@ CAT = Entry(
     info=PackageInfo(name="cat", operators={"conv": 3}),
     created_at_unix_s=1_700_000_000.5,
 )
-BERLIN = NodeRecord("berlin", 1.0, 1_700_000_000, "10.0.0.1", {"region": "eu"}, {"cores": 4})
+BERLIN = Birth(
+    epoch=1_700_000_000,
+    agent_version="0.1",
+    address="10.0.0.1",
+    labels={"region": "eu"},
+    capabilities=Capabilities(cores=4, memory_bytes=1 << 30),
+)
 ALL = Rule(1, "cat", "all", "1", "ab" * 32, 1_700_000_000.5, "cli-1")
 SITE = Rule(2, "cat", "site=a", "2", "cd" * 32, 1_700_000_001.5, "cli-2")
 
@@ -61,13 +66,13 @@ def orders(node: str, version: int) -> NodeDesired:
 
 def test_everything_is_there_after_a_restart(store, url):
     store.save_entry(CAT)
-    store.save_node(BERLIN)
+    store.save_birth("berlin", BERLIN, 1.0)
     store.save_rollout([ALL, SITE], [], [orders("berlin", 3), orders("amsterdam", 2**53)])
     term = store.next_term(0.0)
     store.close()
     again = Store.open(url)
     assert again.load_catalog() == (CAT,)
-    assert again.load_nodes() == (BERLIN,)
+    assert again.load_births() == {"berlin": BERLIN}
     assert again.load_rollout() == ((ALL, SITE), (orders("amsterdam", 2**53), orders("berlin", 3)))
     assert again.next_term(0.0) == term + 1
     again.close()
@@ -98,10 +103,13 @@ def test_the_same_save_twice_is_the_same_as_once(store):
     assert store.load_catalog() == (CAT,)
 
 
-def test_a_node_keeps_the_day_it_was_first_seen(store):
-    store.save_node(BERLIN)
-    store.save_node(replace(BERLIN, first_seen_unix_s=9.0, last_epoch=7, labels={}))
-    assert store.load_nodes() == (replace(BERLIN, last_epoch=7, labels={}),)
+def test_a_node_keeps_the_day_it_was_first_seen_and_its_newest_birth(store):
+    store.save_birth("berlin", BERLIN, 1.0)
+    newer = msgspec.structs.replace(BERLIN, epoch=BERLIN.epoch + 1, labels={})
+    store.save_birth("berlin", newer, 9.0)
+    assert store.load_births() == {"berlin": newer}
+    with store._database._engine.begin() as connection:
+        assert connection.exec_driver_sql("SELECT first_seen_unix_s FROM nodes").scalar() == 1.0
 
 
 def test_a_transaction_that_breaks_leaves_nothing_behind(store):
@@ -126,8 +134,8 @@ def test_threads_share_a_store(store):
 
 def test_two_processes_of_one_store_see_each_others_rows(store, url):
     other = Store.open(url)
-    store.save_node(BERLIN)
-    assert other.load_nodes() == (BERLIN,)
+    store.save_birth("berlin", BERLIN, 1.0)
+    assert other.load_births() == {"berlin": BERLIN}
     assert other.next_term(0.0) == 1
     assert store.next_term(0.0) == 2
     other.close()
@@ -142,7 +150,7 @@ def test_a_commit_means_on_the_disk(store):
 
 
 def test_a_full_disk_is_a_typed_error_and_what_was_stored_stays(store):
-    store.save_node(BERLIN)
+    store.save_birth("berlin", BERLIN, 1.0)
     with store._database._engine.begin() as connection:
         pages = connection.exec_driver_sql("PRAGMA page_count").scalar()
     store._database._engine.dispose()
@@ -151,7 +159,7 @@ def test_a_full_disk_is_a_typed_error_and_what_was_stored_stays(store):
         store.save_entry(
             msgspec.structs.replace(CAT, info=PackageInfo(name="cat", description="x" * 100_000))
         )
-    assert store.load_nodes() == (BERLIN,)
+    assert store.load_births() == {"berlin": BERLIN}
     assert store.load_catalog() == ()
 
 
@@ -194,14 +202,14 @@ def test_the_catalog_is_read_oldest_first(store):
 WRITE_FOR_EVER = """
 import sys
 from cloud.rollout.events import NodeDesired
-from cloud.store.rows import NodeRecord
 from cloud.store.store import Store
-from shared.messages import DesiredModels
+from shared.messages import Birth, Capabilities, DesiredModels
 store = Store.open(sys.argv[1])
 n = len(store.load_rollout()[1])
 while True:
     n += 1
-    store.save_node(NodeRecord(f"n{n}", n, n))
+    able = Capabilities(cores=1, memory_bytes=1)
+    store.save_birth(f"n{n}", Birth(epoch=n, agent_version="1", capabilities=able), n)
     store.save_rollout([], [], [NodeDesired(f"n{n}", DesiredModels(version=n, models={}))])
     sys.stdout.write(f"{n}\\n")
     sys.stdout.flush()
@@ -220,9 +228,9 @@ def test_kill_9_at_any_moment_keeps_every_row_that_was_acknowledged(url):
         assert process.returncode == -signal.SIGKILL
         acknowledged = max(int(line) for line in (first + told).split())
         store = Store.open(url)
-        nodes, (_, desired) = store.load_nodes(), store.load_rollout()
+        nodes, (_, desired) = store.load_births(), store.load_rollout()
         store.close()
-        assert {record.last_epoch for record in nodes} >= set(range(1, acknowledged + 1))
+        assert {birth.epoch for birth in nodes.values()} >= set(range(1, acknowledged + 1))
         assert {one.desired.version for one in desired} >= set(range(1, acknowledged + 1))
         assert len(desired) <= len(nodes) <= acknowledged + 1
 
