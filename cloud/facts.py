@@ -24,7 +24,7 @@ class NodeStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class NodeFact:
-    """Everything that placement may look at. ``models``: name -> (digest, state), as reported.
+    """Everything that placement may look at. ``models``: name -> what answers requests, and its state.
 
     ``suspect``: heartbeats are missing, but not enough of them to call the node offline.
     ``heartbeat``: sequence of the last heartbeat heard; the same number means the same evidence.

@@ -124,11 +124,15 @@ class ModelState(StrEnum):
 
 
 class ReportedModel(msgspec.Struct, frozen=True, kw_only=True):
-    """The truth on the device about one model."""
+    """The truth on the device about one model: how far it is with the version desired (``digest``).
+
+    ``serving``: the digest that answers requests now, perhaps still the one before; empty: nothing does.
+    """
 
     digest: str
     version: str = "1"
     state: ModelState
+    serving: str = ""
     reason: str = ""
     bytes_have: int = 0
     bytes_total: int = 0

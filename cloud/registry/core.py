@@ -46,6 +46,7 @@ from cloud.registry.node import (
     UNBORN,
     Node,
     NodeView,
+    answering,
     implausible_birth,
     implausible_heartbeat,
     implausible_models,
@@ -193,7 +194,7 @@ class Registry:
         return [NodeChanged(node.fact()), *news]
 
     def _reported(self, node: Node, reported: ReportedModels) -> list[Effect]:
-        node.models = {name: (one.digest, one.state) for name, one in reported.models.items()}
+        node.models = {name: answering(one) for name, one in reported.models.items()}
         return [NodeChanged(node.fact())]
 
     # The passing of time ----------------------------------------------------------------------------

@@ -5,7 +5,15 @@ from math import inf
 
 from cloud.facts import NodeFact, NodeStatus
 from shared.ids import is_id
-from shared.messages import Birth, Capabilities, Heartbeat, ModelState, NodeState, ReportedModels
+from shared.messages import (
+    Birth,
+    Capabilities,
+    Heartbeat,
+    ModelState,
+    NodeState,
+    ReportedModel,
+    ReportedModels,
+)
 
 HEARTBEAT_S_RANGE = (0.5, 3600.0)
 SLOTS_MAX = 4096
@@ -87,6 +95,13 @@ def view_of(node: Node, now: float) -> NodeView:
         interval_s=node.birth.heartbeat_s,
         agent_version=node.birth.agent_version,
     )
+
+
+def answering(one: ReportedModel) -> tuple[str, ModelState]:
+    """What requests get: the old version is READY while a new one is on its way."""
+    if one.serving:
+        return one.serving, ModelState.READY
+    return one.digest, one.state
 
 
 def implausible_birth(birth: Birth) -> str:

@@ -332,6 +332,7 @@ class Models:
             digest=slot.desired.digest,
             version=slot.desired.version,
             state=slot.state,
+            serving=slot.serving.digest if slot.serving else "",
             reason=_reason(slot),
             bytes_have=fetch.bytes_have if fetch else size,
             bytes_total=fetch.size_bytes if fetch else size,

@@ -7,9 +7,10 @@ from broker.memory import MemoryBroker, MemoryBus
 from cloud.facts import NodeNews, NodeStatus
 from cloud.registry.core import Registry
 from cloud.registry.manager import EdgeManager, EdgeNodeStatus
+from cloud.registry.node import answering
 from cloud.registry.service import registry_service
 from shared.core import LinkUp, Tick
-from shared.messages import Birth, Message
+from shared.messages import Birth, Message, ModelState, ReportedModel
 from shared.topics import BIRTH, HEARTBEAT, PRESENCE, REPORTED, Address
 from shared.wire import encode
 from tests.unit.cloud.registry.devices import ABLE, beat, birth, presence, reported
@@ -102,3 +103,9 @@ def test_a_node_can_be_registered_before_it_speaks() -> None:
     assert list(edge.get_all_edge_nodes()) == ["pi", "second"]
     assert edge.get_edge_node_status("nobody") is None
     assert edge.get_system_overview()["by_status"]["idle"] == 1
+
+
+def test_the_old_version_answers_while_the_new_one_is_on_its_way() -> None:
+    on_its_way = ReportedModel(digest="new", state=ModelState.FETCHING, serving="old")
+    assert answering(on_its_way) == ("old", ModelState.READY)
+    assert answering(ReportedModel(digest="new", state=ModelState.FETCHING)) == ("new", ModelState.FETCHING)
