@@ -5,7 +5,7 @@ from importlib.metadata import version
 from fastapi import FastAPI
 
 from broker.service import Service
-from cloud.api import inference, models, nodes, problems, schema, tasks
+from cloud.api import health, inference, models, nodes, pages, problems, schema, tasks
 from cloud.client import Fleet
 from cloud.tasks.core import Event
 
@@ -13,6 +13,9 @@ DESCRIPTION = """Runs a fleet of edge devices over MQTT.
 
 Every call is a request over the broker, so that what this API can do, an MQTT client can do.
 Errors are RFC 9457 problem details; `definite: false` means that nobody knows whether it happened.
+
+The API has no login of its own yet: it listens on 127.0.0.1, and wherever others can reach it, a proxy
+with a login belongs in front of it.
 """
 
 
@@ -23,11 +26,14 @@ def create_app(
 
     ``service`` runs the tasks, and tells ``waiters`` about them.
     """
-    app = FastAPI(title="Shoal", version=version("shoal"), description=DESCRIPTION)
+    app = FastAPI(
+        title="Shoal", version=version("shoal"), description=DESCRIPTION, docs_url=None, redoc_url=None
+    )
     app.state.fleet, app.state.upload_bytes_max = fleet, upload_bytes_max
     app.state.tasks, app.state.waiters = service, waiters
-    for router in (nodes.router, models.router, inference.router, tasks.router):
+    for router in (nodes.router, models.router, inference.router, tasks.router, health.router):
         app.include_router(router)
     problems.install(app)
     schema.install(app)
+    pages.install(app)
     return app

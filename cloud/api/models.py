@@ -4,14 +4,13 @@ import msgspec
 from fastapi import APIRouter, Request, Response
 
 from cloud.api.nodes import fleet_of
-from cloud.api.schema import answer, body, raw_body, returns, takes
+from cloud.api.problems import NotFound
+from cloud.api.schema import answer, body, raw_body, returns, takes, takes_file
 from shared.deploys import DeployResult
 from shared.replies import UploadProgress
 from shared.views import DeploymentView, ModelView
 
 router = APIRouter(tags=["models"])
-
-OCTETS = "application/octet-stream"
 
 
 class DeployRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -30,7 +29,7 @@ async def models(request: Request) -> Response:
     "/models",
     status_code=201,
     responses=returns(UploadProgress, 201),
-    openapi_extra={"requestBody": {"required": True, "content": {OCTETS: {"schema": {"type": "string"}}}}},
+    openapi_extra=takes_file(),
     summary="Upload a package",
 )
 async def upload(request: Request) -> Response:
@@ -38,6 +37,15 @@ async def upload(request: Request) -> Response:
     package = await raw_body(request, request.app.state.upload_bytes_max)
     done = await fleet_of(request).upload(package)
     return answer(done, 201, Location=f"/models/{done.name}")
+
+
+@router.get("/models/{model}", responses=returns(list[ModelView]), summary="Show one model")
+async def model(request: Request, model: str) -> Response:
+    """Every version of one model, the newest last."""
+    found = [one for one in await fleet_of(request).models() if one.name == model]
+    if not found:
+        raise NotFound(f"no model {model[:80]!r}; GET /models lists them")
+    return answer(found)
 
 
 @router.post(

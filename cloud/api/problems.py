@@ -26,6 +26,7 @@ _STATUS = {
     "outbox-full": HTTPStatus.SERVICE_UNAVAILABLE,
     "no-capacity": HTTPStatus.SERVICE_UNAVAILABLE,
     "no-node": HTTPStatus.SERVICE_UNAVAILABLE,
+    "draining": HTTPStatus.SERVICE_UNAVAILABLE,
     "deadline": HTTPStatus.GATEWAY_TIMEOUT,
 }
 
@@ -90,7 +91,9 @@ def install(app: FastAPI) -> None:
     async def framework(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         code = HTTPStatus(error.status_code).phrase.lower().replace(" ", "-")
-        return problem(request, error.status_code, code, str(error.detail))
+        about = problem(request, error.status_code, code, str(error.detail))
+        about.headers.update(error.headers or {})
+        return about
 
     async def parameters(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
@@ -99,6 +102,11 @@ def install(app: FastAPI) -> None:
         )
         return problem(request, HTTPStatus.BAD_REQUEST, "bad-request", detail)
 
+    async def bug(request: Request, _: Exception) -> Response:
+        detail = "a bug in the API; its log has the traceback"
+        return problem(request, HTTPStatus.INTERNAL_SERVER_ERROR, "bug", detail, definite=False)
+
+    app.add_exception_handler(Exception, bug)
     app.add_exception_handler(RequestFailed, failed)
     app.add_exception_handler(ShoalError, ours)
     app.add_exception_handler(HTTPException, framework)

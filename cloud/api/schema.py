@@ -1,10 +1,11 @@
 """OpenAPI schemas straight from the message types, so that the page can't differ from the wire.
 
 FastAPI's own schemas come from pydantic; ours are msgspec Structs, which know their JSON schema as well.
-Routes declare what they return and take with :func:`returns` and :func:`takes`; :func:`install` puts the
-schemas of every type that was declared into the application's OpenAPI document.
+Routes declare what they return and take with :func:`returns` and :func:`takes`; :func:`install` finds the
+declarations on the application's routes and puts every type into its OpenAPI document.
 """
 
+from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
 import msgspec
@@ -16,24 +17,38 @@ from cloud.api.problems import PROBLEM_JSON, BadRequest, Problem, TooLargeBody
 T = TypeVar("T")
 
 JSON = "application/json"
+OCTETS = "application/octet-stream"
 BODY_BYTES_MAX = 32 << 20
 _REF = "#/components/schemas/{name}"
 
-_declared: list[Any] = []
+
+class Schema(dict[str, Any]):
+    """A JSON schema that remembers the type it describes."""
+
+    def __init__(self, of: Any) -> None:
+        (schema,), _ = msgspec.json.schema_components([of], ref_template=_REF)
+        super().__init__(schema)
+        self.of = of
 
 
 def returns(of: Any, status: int = 200, description: str = "Success") -> dict[int | str, dict[str, Any]]:
     """For a route's ``responses=``: the type of a success, and problem details for the rest."""
     return {
-        status: {"description": description, "content": {JSON: {"schema": _schema(of)}}},
-        "4XX": {"description": "Refused", "content": {PROBLEM_JSON: {"schema": _schema(Problem)}}},
-        "5XX": {"description": "Not now", "content": {PROBLEM_JSON: {"schema": _schema(Problem)}}},
+        status: {"description": description, "content": {JSON: {"schema": Schema(of)}}},
+        "4XX": {"description": "Refused", "content": {PROBLEM_JSON: {"schema": Schema(Problem)}}},
+        "5XX": {"description": "Not now", "content": {PROBLEM_JSON: {"schema": Schema(Problem)}}},
     }
 
 
 def takes(of: Any) -> dict[str, Any]:
     """For a route's ``openapi_extra=``: the type of its body."""
-    return {"requestBody": {"required": True, "content": {JSON: {"schema": _schema(of)}}}}
+    return {"requestBody": {"required": True, "content": {JSON: {"schema": Schema(of)}}}}
+
+
+def takes_file() -> dict[str, Any]:
+    """For a route's ``openapi_extra=``: its body is a file as it is."""
+    file = {"type": "string", "format": "binary"}
+    return {"requestBody": {"required": True, "content": {OCTETS: {"schema": file}}}}
 
 
 async def body(request: Request, of: type[T]) -> T:
@@ -45,7 +60,11 @@ async def body(request: Request, of: type[T]) -> T:
 
 
 async def raw_body(request: Request, bytes_max: int) -> bytes:
-    """The body's bytes, refused as soon as they pass the limit, whatever Content-Length said."""
+    """The body's bytes. Refused unread when its Content-Length is over the limit, and without one as soon
+    as it passes the limit."""
+    announced = request.headers.get("content-length", "")
+    if announced.isdigit() and int(announced) > bytes_max:
+        raise TooLargeBody(f"the body has {announced} bytes; the limit is {bytes_max}")
     pieces = bytearray()
     async for piece in request.stream():
         pieces += piece
@@ -60,14 +79,14 @@ def answer(value: Any, status: int = 200, **headers: str) -> Response:
 
 
 def install(app: FastAPI) -> None:
-    """Make ``app.openapi()`` carry the schemas of everything declared."""
+    """Make ``app.openapi()`` carry the schemas of everything that its routes declare."""
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
             document = get_openapi(
                 title=app.title, version=app.version, description=app.description, routes=app.routes
             )
-            _, components = msgspec.json.schema_components(_declared, ref_template=_REF)
+            _, components = msgspec.json.schema_components(list(_declared(app)), ref_template=_REF)
             document.setdefault("components", {}).setdefault("schemas", {}).update(components)
             app.openapi_schema = document
         return app.openapi_schema
@@ -75,7 +94,15 @@ def install(app: FastAPI) -> None:
     app.openapi = openapi  # type: ignore[method-assign]
 
 
-def _schema(of: Any) -> dict[str, Any]:
-    _declared.append(of)
-    (schema,), _ = msgspec.json.schema_components([of], ref_template=_REF)
-    return schema
+def _declared(app: FastAPI) -> Iterator[Any]:
+    for route in app.routes:
+        yield from _types(getattr(route, "responses", None))
+        yield from _types(getattr(route, "openapi_extra", None))
+
+
+def _types(tree: Any) -> Iterator[Any]:
+    if isinstance(tree, Schema):
+        yield tree.of
+    elif isinstance(tree, Mapping):
+        for branch in tree.values():
+            yield from _types(branch)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import uvicorn
 from fastapi import FastAPI
 
+from cloud.api.guard import Guard, allowed_hosts
 from shared.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -33,7 +34,7 @@ async def serve_http(app: FastAPI, host: str, port: int) -> None:
             f"the API can't listen on {host}:{port}: {error.strerror}; choose another with --http-port"
         ) from None
     config = uvicorn.Config(
-        app,
+        Guard(app, allowed_hosts(host)),
         log_config=None,
         access_log=False,
         limit_concurrency=CONNECTIONS_MAX,

@@ -3,6 +3,8 @@
 import asyncio
 import secrets
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import msgspec
@@ -14,7 +16,7 @@ from cloud.api.inference import DEADLINE_S_MAX, InferRequest
 from cloud.api.problems import BadRequest, NotFound
 from cloud.api.schema import answer, body, returns, takes
 from cloud.tasks.core import CancelAsked, Event, Submitted, Task, Tasks, TaskSpec, TaskState
-from shared.errors import Unavailable
+from shared.errors import TimedOut, Unavailable
 from shared.tensors import pack_inputs, unpack_inputs
 
 router = APIRouter(tags=["tasks"])
@@ -50,7 +52,11 @@ class TaskWaiters:
     """Who waits for the next durable version of a task."""
 
     def __init__(self) -> None:
-        self._waiting: dict[str, list[asyncio.Future[Task]]] = {}
+        self._waiting: dict[str, set[asyncio.Future[Task]]] = {}
+
+    def __len__(self) -> int:
+        """How many wait."""
+        return sum(map(len, self._waiting.values()))
 
     def announce(self, task: Task) -> None:
         """Wake them."""
@@ -58,11 +64,18 @@ class TaskWaiters:
             if not future.done():
                 future.set_result(task)
 
-    def next_of(self, id: str) -> "asyncio.Future[Task]":
-        """Resolves with the next durable version."""
+    @contextmanager
+    def next_of(self, id: str) -> Iterator["asyncio.Future[Task]"]:
+        """Within the block: a future of the next durable version. Whoever leaves is forgotten."""
         future: asyncio.Future[Task] = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(id, []).append(future)
-        return future
+        self._waiting.setdefault(id, set()).add(future)
+        try:
+            yield future
+        finally:
+            others = self._waiting.get(id, set())
+            others.discard(future)
+            if not others:
+                self._waiting.pop(id, None)
 
 
 def _service(request: Request) -> Service[Event]:
@@ -94,13 +107,14 @@ async def submit(request: Request) -> Response:
     if not _core(request).room:
         raise Unavailable("as many tasks are kept as may be; fetch results, or try later")
     task = Task(secrets.token_hex(8), _spec(wanted), time.time())
-    saved = _waiters(request).next_of(task.id)
-    _service(request).feed(Submitted(task))
-    try:
-        async with asyncio.timeout(SAVE_S_MAX):
-            task = await saved
-    except TimeoutError:
-        raise Unavailable("the store did not take the task in time; look for it with GET /tasks") from None
+    with _waiters(request).next_of(task.id) as saved:
+        _service(request).feed(Submitted(task))
+        try:
+            async with asyncio.timeout(SAVE_S_MAX):
+                task = await saved
+        except TimeoutError:
+            detail = f"the store did not take task {task.id} in time; look for it with GET /tasks"
+            raise TimedOut("not-saved", detail) from None
     return answer(_view(task), 202, Location=f"/tasks/{task.id}")
 
 
@@ -118,13 +132,18 @@ async def task(request: Request, id: str, wait_s: float = 0.0) -> Response:
     if not 0 <= wait_s <= WAIT_S_MAX:
         raise BadRequest(f"wait_s must lie between 0 and {WAIT_S_MAX:g}")
     found = _find(request, id)
-    try:
-        async with asyncio.timeout(wait_s):
-            while found.state in _OPEN:
-                found = await _waiters(request).next_of(id)
-    except TimeoutError:
+    if wait_s and found.state in _OPEN:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(wait_s):
+                await _ended(request, id)
         found = _find(request, id)
     return answer(_view(found))
+
+
+async def _ended(request: Request, id: str) -> None:
+    while _find(request, id).state in _OPEN:
+        with _waiters(request).next_of(id) as changed:
+            await changed
 
 
 @router.delete("/tasks/{id}", status_code=202, responses=returns(TaskView, 202), summary="Cancel a task")
