@@ -35,27 +35,29 @@ async def serving(folder: Path, devices: int) -> AsyncIterator[tuple[LocalFleet,
     nodes = {f"edge-{number}": {"benchmark_s": 0.2} for number in range(1, devices + 1)}
     local = LocalFleet(folder, nodes, log_level="warning")
     async with local, connected(read_config(local.workspace.config("operator")), "operator") as fleet:
-        await until("every device serves", lambda: _serve(fleet, devices))
+        await until("every device serves", local, lambda: _serve(fleet, devices))
         await fleet.upload((EXAMPLE / "digits.shoal").read_bytes())
         await fleet.deploy(MODEL, "all")
-        await until("the model is ready everywhere", lambda: _ready(fleet, devices))
+        await until("the model is ready everywhere", local, lambda: _ready(fleet, devices))
         for node in nodes:
             for _ in range(_WARM_CALLS):
                 await fleet.infer(MODEL, digit(), node=node)
         yield local, fleet
 
 
-async def until(what: str, holds: Callable[[], Awaitable[bool]]) -> None:
-    """Poll. Raises :class:`Unavailable` when it takes too long."""
+async def until(what: str, local: LocalFleet, holds: Callable[[], Awaitable[bool]]) -> None:
+    """Poll. Raises :class:`Unavailable` when it takes too long or a process has ended."""
     deadline = time.monotonic() + WAIT_S_MAX
     while time.monotonic() < deadline:
+        if ended := [process for process in local.processes if not process.running]:
+            raise Unavailable(f"{ended[0].name} has ended; the end of its log:\n{ended[0].tail()}")
         try:
             if await holds():
                 return
         except (RequestFailed, Unavailable):
             pass  # the cloud is not there yet
         await asyncio.sleep(_POLL_S)
-    raise Unavailable(f"not within {WAIT_S_MAX:g} s: {what}")
+    raise Unavailable(f"not within {WAIT_S_MAX:g} s: {what}; the cloud's log ends:\n{local.cloud.tail()}")
 
 
 async def _serve(fleet: Fleet, devices: int) -> bool:
