@@ -49,8 +49,15 @@ def on_mosquitto(fleet: LocalFleet) -> LocalFleet:
 async def operated(local: LocalFleet) -> AsyncIterator[Fleet]:
     """Start everything; the operator's client once all devices serve."""
     async with local, connected(operator(local), "operator", budget_s=2.0) as fleet:
-        await until("all devices serve", lambda: serving(fleet, *local.devices))
+        await until("all devices serve", lambda: everybody_serves(local, fleet))
         yield fleet
+
+
+async def everybody_serves(local: LocalFleet, fleet: Fleet) -> bool:
+    """Fails at once, with the end of its log, when a process has ended: nobody would wait for it."""
+    for process in local.processes:
+        assert process.running, f"{process.name} has ended:\n{process.tail()}"
+    return await serving(fleet, *local.devices)
 
 
 def operator(local: LocalFleet):
@@ -96,7 +103,7 @@ def digits(count: int = 3) -> tuple[np.ndarray, np.ndarray]:
         return file["images"][:count].astype(np.float32) / 16, file["predictions"][:count]
 
 
-async def right_answer(fleet: Fleet, node: str = "") -> bool:
+async def right_answer(fleet: Fleet, node: str = "", budget_s: float = 2.0) -> bool:
     images, classes = digits()
-    answer = await fleet.infer("digits", images, node=node, budget_s=2.0)
+    answer = await fleet.infer("digits", images, node=node, budget_s=budget_s)
     return bool((answer.outputs[0].argmax(axis=1) == classes).all())
