@@ -1,4 +1,4 @@
-"""Inference over MQTT through the whole platform: app -> broker -> cloud -> broker -> device -> broker -> app.
+"""Inference through the whole platform: app -> broker -> cloud -> broker -> device -> broker -> app.
 
 (a) latency     one device, one request at a time, p50 and p99 from end to end, in rounds that alternate with
                 an echo of two bare clients on the same codec and the same broker program
@@ -173,11 +173,11 @@ async def flood(fleet: Fleet, seconds: float) -> list[float]:
 
 
 async def measured(rounds: int, seconds: float) -> Found:
-    with tempfile.TemporaryDirectory(prefix="shoal-") as one, tempfile.TemporaryDirectory(prefix="shoal-") as five:
-        return {
-            "latency": await latency(Path(one), rounds),
-            "throughput": await throughput(Path(five), seconds),
-        }
+    found: Found = {}
+    with tempfile.TemporaryDirectory(prefix="shoal-") as folder:
+        found["latency"] = await latency(Path(folder) / "one", rounds)
+        found["throughput"] = await throughput(Path(folder) / "five", seconds)
+    return found
 
 
 def show(found: Found) -> None:

@@ -50,9 +50,7 @@ class Raw(asyncio.Protocol):
 
     async def subscribe(self, pattern: str) -> None:
         self.ready = asyncio.get_running_loop().create_future()
-        self.transport.write(
-            mqtt5.SubscribePacket(1, [mqtt5.TopicFilter(pattern, max_qos=_QOS_1)]).write()
-        )
+        self.transport.write(mqtt5.SubscribePacket(1, [mqtt5.TopicFilter(pattern, max_qos=_QOS_1)]).write())
         await self.ready
 
 

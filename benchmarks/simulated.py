@@ -62,13 +62,13 @@ class Device:
 
     async def run(self, gate: asyncio.Semaphore) -> None:
         """Until cancelled. Connects when the gate lets it."""
-        async with asyncio.TaskGroup() as group:
-            async with gate:
-                group.create_task(self.bus.run())
-                group.create_task(self.service.run())
-                async with asyncio.timeout(CONNECT_S_MAX):
-                    while not self.bus.link.up:
-                        await asyncio.sleep(0.01)
+        up = asyncio.Event()
+        self.bus.watch_link(lambda link: up.set() if link.up else None)
+        async with asyncio.TaskGroup() as group, gate:
+            group.create_task(self.bus.run())
+            group.create_task(self.service.run())
+            async with asyncio.timeout(CONNECT_S_MAX):
+                await up.wait()
 
 
 def _vitals(chance: random.Random) -> Vitals:
