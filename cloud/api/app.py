@@ -31,9 +31,10 @@ def create_app(
     )
     app.state.fleet, app.state.upload_bytes_max = fleet, upload_bytes_max
     app.state.tasks, app.state.waiters = service, waiters
-    for router in (nodes.router, models.router, inference.router, tasks.router, health.router):
+    routers = (nodes.router, models.router, inference.router, tasks.router, health.router)
+    for router in routers:
         app.include_router(router)
     problems.install(app)
-    schema.install(app)
+    schema.install(app, routers)
     pages.install(app)
     return app

@@ -18,9 +18,10 @@ _FITS = {"f": "fiu", "i": "iu", "u": "iu", "b": "b"}
 
 
 class JsonArray(msgspec.Struct, frozen=True, kw_only=True):
-    """``data``: nested lists; or, with ``shape``, a base64 string of the bytes (little-endian, row-major)."""
+    """``data``: nested lists (a bare number has no dimension); or, with ``shape``, a base64 string of the
+    bytes (little-endian, row-major)."""
 
-    data: list[Any] | str
+    data: list[Any] | str | int | float | bool | None
     dtype: str = "float32"
     shape: tuple[int, ...] | None = None
 
@@ -40,7 +41,7 @@ def to_array(given: JsonArray) -> AnyArray:
         raise BadRequest(f"not an array of {given.dtype}: {error}") from None
 
 
-def _nested(data: list[Any], dtype: str, shape: tuple[int, ...] | None) -> AnyArray:
+def _nested(data: Any, dtype: str, shape: tuple[int, ...] | None) -> AnyArray:
     """Lists of numbers. Raises ``ValueError`` or ``ArithmeticError``; no number is changed to fit."""
     given = np.array(data)
     plain = given.dtype.kind in _FITS[np.dtype(dtype).kind] or given.size == 0

@@ -2,15 +2,16 @@
 
 FastAPI's own schemas come from pydantic; ours are msgspec Structs, which know their JSON schema as well.
 Routes declare what they return and take with :func:`returns` and :func:`takes`; :func:`install` finds the
-declarations on the application's routes and puts every type into its OpenAPI document.
+declarations on the routes and puts every type into the application's OpenAPI document.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import msgspec
-from fastapi import FastAPI, Request, Response
+from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.openapi.utils import get_openapi
+from fastapi.routing import APIRoute
 
 from cloud.api.problems import PROBLEM_JSON, BadRequest, Problem, TooLargeBody
 
@@ -78,15 +79,15 @@ def answer(value: Any, status: int = 200, **headers: str) -> Response:
     return Response(msgspec.json.encode(value), status, headers, JSON)
 
 
-def install(app: FastAPI) -> None:
-    """Make ``app.openapi()`` carry the schemas of everything that its routes declare."""
+def install(app: FastAPI, routers: Sequence[APIRouter]) -> None:
+    """Make ``app.openapi()`` carry the schemas of everything that the routes of ``routers`` declare."""
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
             document = get_openapi(
                 title=app.title, version=app.version, description=app.description, routes=app.routes
             )
-            _, components = msgspec.json.schema_components(list(_declared(app)), ref_template=_REF)
+            _, components = msgspec.json.schema_components(list(_declared(routers)), ref_template=_REF)
             document.setdefault("components", {}).setdefault("schemas", {}).update(components)
             app.openapi_schema = document
         return app.openapi_schema
@@ -94,10 +95,12 @@ def install(app: FastAPI) -> None:
     app.openapi = openapi  # type: ignore[method-assign]
 
 
-def _declared(app: FastAPI) -> Iterator[Any]:
-    for route in app.routes:
-        yield from _types(getattr(route, "responses", None))
-        yield from _types(getattr(route, "openapi_extra", None))
+def _declared(routers: Sequence[APIRouter]) -> Iterator[Any]:
+    for router in routers:
+        for route in router.routes:
+            if isinstance(route, APIRoute):
+                yield from _types(route.responses)
+                yield from _types(route.openapi_extra)
 
 
 def _types(tree: Any) -> Iterator[Any]:

@@ -1,0 +1,187 @@
+"""A fleet that we own: the methods of ``cloud.client.Fleet``, answers from memory, refusals on demand."""
+
+import hashlib
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from cloud.client import Answer
+from shared.deploys import DeployResult
+from shared.errors import Refused
+from shared.messages import Capabilities, CommandVerb, Reply
+from shared.replies import UploadProgress
+from shared.tensors import AnyArray, pack_inputs, unpack_inputs
+from shared.views import (
+    CandidateView,
+    DeploymentView,
+    Explanation,
+    ModelView,
+    NodeView,
+    Overview,
+)
+
+CAPABILITIES = Capabilities(
+    cores=4,
+    memory_bytes=1 << 30,
+    disk_free_bytes=1 << 34,
+    platform="linux",
+    runtime="wasmtime 50.0.1",
+    wasm_gflops=2.0,
+    wasm_call_s=1e-6,
+)
+
+
+def node_view(name: str, status: str = "idle", **labels: str) -> NodeView:
+    return NodeView(
+        node=name,
+        status=status,
+        why="heartbeat 0.2 s ago",
+        suspect=False,
+        draining=False,
+        epoch=7,
+        address="10.0.0.1",
+        labels=labels,
+        capabilities=CAPABILITIES,
+        slots=1,
+        queue_depth=0,
+        in_flight=0,
+        cpu_ratio=0.25,
+        memory_available_bytes=1 << 30,
+        tasks=(),
+        models={},
+        last_heartbeat_age_s=0.2,
+    )
+
+
+class FakeFleet:
+    """``failing``: raised by every call. The model "double" doubles its arrays, "echo" returns its JSON."""
+
+    def __init__(self) -> None:
+        self.failing: Exception | None = None
+        self.views = [node_view("edge-1", region="eu"), node_view("edge-2", "offline", region="us")]
+        self.catalog: list[ModelView] = []
+        self.asked: list[dict[str, Any]] = []
+        self.hold: Callable[[], Any] | None = None
+
+    def close(self) -> None:
+        pass
+
+    def _maybe_fail(self) -> None:
+        if self.failing is not None:
+            raise self.failing
+
+    async def infer(
+        self,
+        model: str,
+        *inputs: AnyArray,
+        json: bytes | None = None,
+        function: str = "run",
+        node: str = "",
+        idempotent: bool = True,
+        budget_s: float | None = None,
+    ) -> Answer:
+        body = pack_inputs(json if json is not None else inputs)
+        reply = await self.ask_packed(
+            model, body, function=function, node=node, idempotent=idempotent, budget_s=budget_s
+        )
+        return Answer(unpack_inputs(reply.body), reply.node, reply.service_s, f"api/{reply.correlation}")
+
+    async def ask_packed(
+        self,
+        model: str,
+        inputs: msgspec.Raw,
+        *,
+        function: str = "run",
+        node: str = "",
+        idempotent: bool = True,
+        budget_s: float | None = None,
+    ) -> Reply:
+        self.asked.append({"model": model, "function": function, "node": node, "budget_s": budget_s})
+        if self.hold is not None:
+            await self.hold()
+        self._maybe_fail()
+        given = unpack_inputs(inputs)
+        if model == "echo" and isinstance(given, bytes):
+            body = pack_inputs(given)
+        elif model == "double" and not isinstance(given, bytes):
+            body = pack_inputs([np.asarray(one * 2, one.dtype) for one in given])
+        else:
+            raise Refused("no-such-model", f"no node holds {model!r}")
+        return Reply(correlation=f"c{len(self.asked)}", body=body, node=node or "edge-1", service_s=0.001)
+
+    async def upload(self, package: bytes, progress: Callable[[int], None] | None = None) -> UploadProgress:
+        self._maybe_fail()
+        digest = hashlib.sha256(package).hexdigest()
+        self.catalog.append(
+            ModelView(
+                name="digits",
+                version="1",
+                digest=digest,
+                kind="tensor",
+                size_bytes=len(package),
+                created_at_unix_s=1.0,
+            )
+        )
+        return UploadProgress(digest=digest, bytes_have=len(package), done=True, name="digits", version="1")
+
+    async def deploy(self, model: str, target: str = "all", *, remove: bool = False) -> DeployResult:
+        self._maybe_fail()
+        names = tuple(node.node for node in self.views)
+        return DeployResult(
+            model=model, version="1", digest="00", target=target, matched=2, nodes=names, removed=remove
+        )
+
+    async def command(self, node: str, verb: CommandVerb, budget_s: float | None = None) -> Reply:
+        self._maybe_fail()
+        return Reply(correlation="c", node=node)
+
+    async def nodes(self) -> list[NodeView]:
+        self._maybe_fail()
+        return self.views
+
+    async def node(self, node: str) -> NodeView:
+        self._maybe_fail()
+        for view in self.views:
+            if view.node == node:
+                return view
+        raise Refused("no-such-node", f"no node {node!r} has registered")
+
+    async def overview(self) -> Overview:
+        self._maybe_fail()
+        return Overview(
+            fleet="main",
+            term=3,
+            nodes={"idle": 1, "offline": 1},
+            cores=4,
+            memory_bytes=1 << 30,
+            slots=2,
+            in_flight=1,
+            cpu_ratio_mean=0.25,
+            models={"digits": 1},
+            requests={"sent": 5, "ok": 4, "waiting": 2},
+        )
+
+    async def models(self) -> list[ModelView]:
+        self._maybe_fail()
+        return self.catalog
+
+    async def deployments(self) -> list[DeploymentView]:
+        self._maybe_fail()
+        return []
+
+    async def why(self, request: str) -> Explanation:
+        self._maybe_fail()
+        return Explanation(
+            request=request,
+            model="digits",
+            chosen="edge-1",
+            retried=False,
+            candidates=(CandidateView(node="edge-1", score_s=0.001, why="idle"),),
+            excluded={"offline": 1},
+        )
+
+    async def status(self) -> dict[str, Any]:
+        self._maybe_fail()
+        return {"fleet": "main", "term": 3, "version": "0.1.0", "at_unix_s": 1.0}
