@@ -21,7 +21,10 @@ def configure_logging(level: str = "info", *, json: bool = False) -> None:
     renderer: structlog.typing.Processor = (
         structlog.processors.JSONRenderer()
         if json
-        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+        else structlog.dev.ConsoleRenderer(
+            colors=sys.stderr.isatty(),
+            exception_formatter=structlog.dev.plain_traceback,  # the rich one prints locals, and so passwords
+        )
     )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
