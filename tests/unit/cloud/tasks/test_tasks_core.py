@@ -121,29 +121,45 @@ events = st.one_of(
 )
 
 
+class Journal:
+    """A store that saves when told to, and a reader who holds the core to its promises."""
+
+    def __init__(self) -> None:
+        self.core, self.unsaved, self.stored = Tasks(), [], {}
+        self.ended: set[str] = set()
+
+    def step(self, event: object, now: float) -> None:
+        if isinstance(event, Saved):
+            self.stored[event.task.id] = event.task
+        for effect in self.core.step(event, now):
+            match effect:
+                case SaveTask(saved):
+                    assert all(other.id != saved.id for other in self.unsaved), "one save at a time"
+                    self.unsaved.append(saved)
+                case Announce(shown):
+                    self.announced(shown)
+                case RunTask(id):
+                    assert self.stored[id].state is TaskState.RUNNING, "durable before a device is asked"
+        self.core.check()
+        assert self.core.visible == self.stored
+
+    def announced(self, shown: Task) -> None:
+        assert self.stored[shown.id] == shown
+        assert shown.id not in self.ended, "an end is the last word"
+        if not NEXT[shown.state]:
+            self.ended.add(shown.id)
+
+    def flush(self, now: float) -> None:
+        saves, self.unsaved = self.unsaved, []
+        for saved in saves:
+            self.step(Saved(saved), now)
+
+
 @given(st.lists(st.tuples(events, st.booleans()), max_size=40))
 def test_no_history_ends_a_task_twice_or_shows_what_is_not_durable(history):
-    core, now, unsaved, stored, ended = Tasks(), 0.0, [], {}, {}
+    journal, now = Journal(), 0.0
     for event, flush in history:
         now += 0.7
-        todo = [event]
+        journal.step(event, now)
         if flush:
-            todo += [Saved(one) for one in unsaved]
-            unsaved = []
-        for one in todo:
-            if isinstance(one, Saved):
-                stored[one.task.id] = one.task
-            for effect in core.step(one, now):
-                match effect:
-                    case SaveTask(saved):
-                        assert all(other.id != saved.id for other in unsaved), "one save at a time"
-                        unsaved.append(saved)
-                    case Announce(shown):
-                        assert stored[shown.id] == shown
-                        assert shown.id not in ended, "an end is the last word"
-                        if not NEXT[shown.state]:
-                            ended[shown.id] = shown.state
-                    case RunTask(id):
-                        assert stored[id].state is TaskState.RUNNING, "durable before a device is asked"
-            core.check()
-        assert core.visible == stored
+            journal.flush(now)
