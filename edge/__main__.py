@@ -189,8 +189,8 @@ class Boot:
     def _load_changed(self, load: LoadChanged) -> None:
         self.agent.feed(LoadSeen(load.queue_depth, load.in_flight, load.models))
 
-    async def _load(self, name: str, path: Path, trusted: bool) -> "InService":
-        loaded = await self.host.load(name, path, trusted=trusted)
+    async def _load(self, name: str, path: Path) -> "InService":
+        loaded = await self.host.load(name, path)
         self._models_changed()
         return InService(loaded.info.memory_bytes_max)
 

@@ -54,7 +54,7 @@ class LoadedInfo(Protocol):
         ...
 
 
-Load = Callable[[str, Path, bool], Awaitable[LoadedInfo]]
+Load = Callable[[str, Path], Awaitable[LoadedInfo]]
 Save = Callable[[dict[str, Any]], None]
 
 
@@ -72,9 +72,10 @@ def models_service(
 ) -> Service[Event]:
     """Bind the core. Call it inside a running loop: what ``saved`` names begins to load at once.
 
-    ``load(name, path, trusted)`` replaces the version in service only when it returns, and leaves it alone
-    when it raises. ``verify``: whether the cloud signed a manifest; nothing else is stored, so blobs are
-    loaded as trusted. ``remember`` gets a plain map to keep; ``saved``: the last one, None on a first boot.
+    ``load(name, path)`` replaces the version in service only when it returns, and leaves it alone when it
+    raises. ``verify``: whether the cloud signed a manifest; nothing else is stored. A signature says that a
+    blob came through our cloud, not that it is harmless. ``remember`` gets a plain map to keep; ``saved``:
+    the last one, None on a first boot.
     """
     shell = _Shell(blobs, load, remember, verify)
     service: Service[Event] = Service(
@@ -161,7 +162,7 @@ class _Shell:
             return BlobLost(work.name, work.digest)
 
         async def loaded() -> Event:
-            info = await self._load(work.name, self._blobs.path(work.digest), True)
+            info = await self._load(work.name, self._blobs.path(work.digest))
             return Loaded(work.name, work.digest, info.memory_bytes)
 
         return await _or_failed(work, loaded())

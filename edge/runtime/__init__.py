@@ -3,10 +3,13 @@
     program   what a package is: tensor | wasi | plain, checked and compiled
     sandbox   one engine with its limits: compile, instantiate, call, type every trap
     loaded    a program in service: instances, inline or thread; many, session: batches, training
+    inline    which calls may run on the event loop
     host      the agent's door; runtime: the documented facade
 
-Invariant: nothing that a module does raises anything but a WasmError, blocks the event loop, or outlives its
-deadline by more than a tick (trusted tensor modules excepted: they can't be interrupted and need not be).
+Invariant: nothing that a module does raises anything but a WasmError, or outlives its deadline by more than
+two ticks of 5 ms. No module runs without interruption, whoever signed it.
+Invariant: no call holds the event loop for longer than ``inline_deadline_s`` and two ticks. A module that was
+stopped there, or whose slower calls add up, is barred from the loop, at first for 10 s, at last for an hour.
 """
 
 from edge.runtime.errors import (

@@ -5,12 +5,13 @@ below it takes one array of raw values, which can be made once: about 1 us. The 
 wasmtime's public interface, so everything private is in this file, is looked at before it is used, and
 :func:`bind` takes the public road when it is missing or looks different.
 
-A call that holds the GIL is for tiny ones made on the event loop: releasing it there would hand the
-interpreter to any busy thread for a whole switch interval (5 ms), a thousand times the call itself.
+Every call releases the GIL, the tiny ones on the event loop, too: the thread that interrupts an endless loop
+is a Python thread (see ``ticker``).
 """
 
 import ctypes
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import wasmtime
@@ -31,11 +32,11 @@ class RawBinding:
         bindings, ffi = wasmtime._bindings, wasmtime._ffi
         self.raw_value, self.trap = bindings.wasmtime_val_raw_t, ffi.wasm_trap_t
         self.trap_from, self.error_from = wasmtime.Trap._from_ptr, wasmtime.WasmtimeError._from_ptr
-        self.releasing: Any = bindings._wasmtime_func_call_unchecked
+        self.enter: Any = bindings._wasmtime_func_call_unchecked
         fields = {name for name, *_ in self.raw_value._fields_}
         if not fields >= NUMERIC or ctypes.sizeof(self.raw_value) != 16:
             raise TypeError("wasmtime's raw value is not the 16-byte union that this runtime knows")
-        if [kind.__name__ for kind in self.releasing.argtypes] != [
+        if [kind.__name__ for kind in self.enter.argtypes] != [
             "LP_wasmtime_context",
             "LP_wasmtime_func",
             "LP_wasmtime_val_raw",
@@ -43,8 +44,12 @@ class RawBinding:
             "LP_LP_wasm_trap_t",
         ]:
             raise TypeError("wasmtime's unchecked call does not take the arguments that this runtime knows")
-        self.holding: Any = ctypes.PyDLL(None, handle=ffi.dll._handle).wasmtime_func_call_unchecked
-        self.holding.argtypes, self.holding.restype = self.releasing.argtypes, self.releasing.restype
+        self.set_deadline: Any = bindings._wasmtime_context_set_epoch_deadline
+        if [kind.__name__ for kind in self.set_deadline.argtypes] != [
+            "LP_wasmtime_context",
+            ctypes.c_uint64.__name__,
+        ]:
+            raise TypeError("wasmtime's epoch deadline does not take the arguments that this runtime knows")
 
 
 def find_raw_binding() -> RawBinding | None:
@@ -55,9 +60,7 @@ def find_raw_binding() -> RawBinding | None:
         return None
 
 
-def bind(
-    store: Store, func: object, signature: Signature, raw: RawBinding | None, *, hold_gil: bool = False
-) -> Call:
+def bind(store: Store, func: object, signature: Signature, raw: RawBinding | None) -> Call:
     """The exported function ``func`` of ``store`` as a plain callable: numbers in, a tuple of numbers out.
 
     Raises ``wasmtime.Trap`` or ``wasmtime.WasmtimeError``. Not thread-safe, like the store itself, which the
@@ -67,7 +70,12 @@ def bind(
     assert NUMERIC.issuperset(signature.params + signature.results)
     if raw is None:
         return _public(store, func)
-    return _raw(store, func, signature, raw, raw.holding if hold_gil else raw.releasing)
+    return _raw(store, func, signature, raw)
+
+
+def bind_deadline(store: Store, raw: RawBinding | None) -> Callable[[int], None]:
+    """``store.set_epoch_deadline``, in a third of the time. The caller keeps the store open."""
+    return store.set_epoch_deadline if raw is None else partial(raw.set_deadline, store._context())
 
 
 def _public(store: Store, func: Func) -> Call:
@@ -80,8 +88,9 @@ def _public(store: Store, func: Func) -> Call:
     return call
 
 
-def _raw(store: Store, func: Func, signature: Signature, raw: RawBinding, enter: Any) -> Call:
+def _raw(store: Store, func: Func, signature: Signature, raw: RawBinding) -> Call:
     params, results = signature
+    enter = raw.enter
     size = max(1, len(params), len(results))
     values = (raw.raw_value * size)()
     trap = ctypes.POINTER(raw.trap)()

@@ -1,15 +1,18 @@
 """What the agent calls: load modules, run them, unload them. One host per agent.
 
-    load ──> read, check, compile (thread) ──> first instance under limits and deadline ──> in service
-    run  ──> check arguments ──> inline on the loop   (trusted tensor module, measured under inline_s_max)
+    load ──> read, check, compile (thread) ──> first instance, warm-up under deadline ──> in service
+    run  ──> check arguments ──> inline on the loop   (tensor module, lately under inline_s_max)
+                             │      └ not done after inline_deadline_s: stopped, barred from the loop, and
                              └─> worker thread        (everything else; deadline covers waiting and running)
 
-Two engines: *guarded* can interrupt anything, *trusted* runs without interruption checks and takes only
-tensor modules whose signature the caller has verified. ``trusted`` is the caller's word; the default is no.
+Every module can be interrupted, whoever signed it. A thread's round trip costs 50 to 200 us, a small model
+takes 5; so quick tensor functions run inline, and the worst that a hostile one does to the loop is to hold it
+once for inline_deadline_s and a tick.
 """
 
 import asyncio
 import hashlib
+import logging
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -19,7 +22,7 @@ from pathlib import Path
 from time import monotonic
 
 from edge.runtime.cache import CacheStats, CompiledCache
-from edge.runtime.errors import BadInput, BadModule, UnknownModule, WasmError
+from edge.runtime.errors import BadInput, BadModule, DeadlineExceeded, UnknownModule, WasmError
 from edge.runtime.fastcall import find_raw_binding
 from edge.runtime.limits import Grants, Limits
 from edge.runtime.loaded import Loaded, code_of
@@ -31,7 +34,8 @@ from edge.runtime.session import Session
 from edge.runtime.tensor import TensorProgram
 from edge.runtime.workers import Workers
 from shared.errors import ConfigError, Unavailable
-from shared.package import ModuleKind
+
+log = logging.getLogger(__name__)
 
 _DEADLINE_S_MAX = 86_400.0
 _LOADS_WAITING_MAX = 16
@@ -39,10 +43,14 @@ _LOADS_WAITING_MAX = 16
 
 @dataclass(slots=True)
 class HostStats:
-    """Counters since the start. ``errors``: by ``WasmError.code``."""
+    """Counters since the start. ``errors``: by ``WasmError.code``.
+
+    ``overruns``: calls that were stopped on the event loop and ran again in a thread.
+    """
 
     inline: int = 0
     threaded: int = 0
+    overruns: int = 0
     errors: Counter[str] = field(default_factory=Counter)
     cache: CacheStats = field(default_factory=CacheStats)
 
@@ -74,18 +82,17 @@ class ModuleHost:
         if cache is not None:
             self.stats.cache = cache.stats
         raw = find_raw_binding() if fast_calls else None
-        self._guarded = Sandbox(self.limits, guarded=True, cache=cache, raw=raw)
-        self._trusted = Sandbox(self.limits, guarded=False, cache=cache, raw=raw)
+        self._sandbox = Sandbox(self.limits, cache=cache, raw=raw)
         self._workers = Workers(workers, self.limits.queue_max, "wasm-run")
         self._loader, self._load_gate = Workers(1, _LOADS_WAITING_MAX, "wasm-load"), asyncio.Semaphore(1)
         self._loaded: dict[str, Loaded] = {}
         self._sessions: set[Session] = set()
         self._closed = False
 
-    async def load(self, name: str, source: bytes | Path, *, trusted: bool = False) -> Loaded:
+    async def load(self, name: str, source: bytes | Path) -> Loaded:
         """Put a ``.shoal`` package or a ``.wasm`` module into service, in place of one of the same name.
 
-        Calls that run on the old one end there. ``trusted``: the caller has verified who made it.
+        Calls that run on the old one end there.
         Raises :class:`BadModule`, or :class:`Stopped` when its start function or ``prepare`` misbehaves.
         """
         self._check_open()
@@ -93,7 +100,7 @@ class ModuleHost:
             raise Unavailable(f"{len(self._loaded)} modules are loaded, as many as may; unload one first")
         started = monotonic()
         deadline = started + self.limits.load_deadline_s
-        work = partial(self._open, name, source, trusted=trusted, deadline=deadline)
+        work = partial(self._open, name, source, deadline)
         try:
             loaded = await self._loader.run(self._load_gate, deadline, work)
         except WasmError as error:
@@ -150,15 +157,16 @@ class ModuleHost:
         return await self._call(loaded, lambda: loaded.program.check(function, inputs), deadline_s)
 
     def run_now(self, name: str, inputs: object, function: str = "run") -> list[Array] | None:
-        """The same without an ``await``, for a trusted tensor module that is known to be quick; else None."""
+        """The same without an ``await``, for a tensor module that is known to be quick.
+
+        None: :meth:`run` it. It is not known to be quick, or it took over ``inline_deadline_s`` this time.
+        """
         loaded = self.get(name)
         try:
-            result = loaded.run_inline(loaded.program.check(function, inputs))
+            return self._run_inline(loaded, loaded.program.check(function, inputs))
         except WasmError as error:
             self.stats.errors[code_of(error)] += 1
             raise
-        self.stats.inline += result is not None
-        return result
 
     async def run_many(
         self, name: str, batch: Sequence[object], function: str = "run", deadline_s: float | None = None
@@ -206,35 +214,44 @@ class ModuleHost:
         await self._workers.close()
         for name in self.names():
             self.unload(name)
-        self._guarded.close()
-        self._trusted.close()
+        self._sandbox.close()
 
-    def _open(self, name: str, source: bytes | Path, *, trusted: bool, deadline: float) -> Loaded:
+    def _open(self, name: str, source: bytes | Path, deadline: float) -> Loaded:
         data = source if isinstance(source, bytes) else _read(source, self.limits.package_bytes_max)
         package = read_package(name, data, self.limits)
-        free = trusted and package.info.kind is ModuleKind.TENSOR
-        program = open_program(package, self._trusted if free else self._guarded, self._grants)
+        program = open_program(package, self._sandbox, self._grants)
         first = program.start(min(deadline, monotonic() + self.limits.deadline_s))
-        # An untrusted module leaves one worker to its neighbours, however many calls it gets.
-        slots = min(self.limits.instances_max, self._threads if trusted else max(1, self._threads - 1))
-        return Loaded(
+        # A module leaves one worker to its neighbours, however many calls it gets.
+        slots = min(self.limits.instances_max, max(1, self._threads - 1))
+        loaded = Loaded(
             name=name,
             info=package.info,
             digest=hashlib.sha256(data).hexdigest(),
-            trusted=trusted,
             program=program,
             first=first,
             slots=slots,
-            inline_s_max=self.limits.inline_s_max,
+            limits=self.limits,
         )
+        loaded.warm_up(min(deadline, monotonic() + self.limits.deadline_s))
+        return loaded
+
+    def _run_inline(self, loaded: Loaded, call: object) -> list[Array] | None:
+        try:
+            result = loaded.run_inline(call)
+        except DeadlineExceeded:
+            self.stats.overruns += 1
+            log.warning("%s was stopped on the event loop; the call runs again in a thread", loaded.name)
+            return None
+        self.stats.inline += result is not None
+        return result
 
     async def _call(self, loaded: Loaded, check: Callable[[], object], deadline_s: float | None) -> Result:
         try:
-            call = check()
-            if (result := loaded.run_inline(call)) is not None:
-                self.stats.inline += 1
-                return result
-            deadline = self._deadline(deadline_s)
+            call, deadline = check(), self._deadline(deadline_s)
+            if deadline - monotonic() > self.limits.inline_deadline_s:
+                result = self._run_inline(loaded, call)
+                if result is not None:
+                    return result
             self.stats.threaded += 1
             return await self._workers.run(loaded.gate, deadline, partial(loaded.run, call, deadline))
         except WasmError as error:

@@ -33,7 +33,7 @@ class Limits:
     instances_max: int = 2  # live instances of one module, each with its own memory
     modules_max: int = 64  # loaded in one host
     module_bytes_max: int = 8 * MIB
-    functions_max: int = 20_000  # in one untrusted module; each costs the compiler about 70 us and 6 KB
+    functions_max: int = 20_000  # in one module; each costs the compiler about 70 us and 6 KB
     function_cost_max: int = 64_000_000  # (locals + 64) * bytes: bounds the work of compiling one function
     module_cost_max: int = 1_000_000_000  # the same, over all functions
     package_bytes_max: int = 256 * MIB
@@ -42,7 +42,8 @@ class Limits:
     queue_max: int = 256  # calls that wait, over all modules of the host
     deadline_s: float = 1.0  # of a call that names none
     load_deadline_s: float = 60.0
-    inline_s_max: float = 100e-6  # an executor round trip costs about half of this
+    inline_s_max: float = 100e-6  # quicker calls run on the event loop: a thread's round trip costs as much
+    inline_deadline_s: float = 0.01  # of such a call; it runs again in a thread when it was not that quick
     simd: bool = True
     threads: bool = False
 

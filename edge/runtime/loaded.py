@@ -2,33 +2,39 @@
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
-from time import perf_counter
+from time import monotonic, thread_time
 
-from edge.runtime.errors import WasmError
+from edge.runtime.errors import DeadlineExceeded, Stopped, WasmError
+from edge.runtime.inline import Probation, Recent
+from edge.runtime.limits import Limits
 from edge.runtime.parameters import Array
 from edge.runtime.program import Instance, Program, Result
 from edge.runtime.tensor import TensorCall, TensorInstance, TensorProgram
-from shared.package import ModuleKind, PackageInfo
+from shared.package import PackageInfo
 
-_EWMA_WEIGHT = 0.2
 _SIZES_REMEMBERED_MAX = 64
-_NO_DEADLINE = float("inf")
+_WARM_UP_CALLS, _WARM_UP_S_MAX = 6, 0.02
+_SLOW = 10  # times the bound of a quick call: no noise of caches and clocks, worth a look
 
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """What is known of a loaded module. ``service_s``: (function, items) -> seconds, a moving average."""
+    """What is known of a loaded module.
+
+    ``service_s``: (function, items) -> seconds, median of the last calls. ``overruns``: calls on the event
+    loop that were stopped there and ran again in a thread.
+    """
 
     name: str
     info: PackageInfo
     digest: str
-    trusted: bool
-    interruptible: bool
     functions: tuple[str, ...]
     batch_sizes: tuple[int, ...]
     load_s: float
     service_s: dict[tuple[str, int], float]
+    overruns: int
 
 
 class Loaded:
@@ -44,19 +50,22 @@ class Loaded:
         name: str,
         info: PackageInfo,
         digest: str,
-        trusted: bool,
         program: Program,
         first: Instance,
         slots: int,
-        inline_s_max: float,
+        limits: Limits,
+        clock: Callable[[], float] = monotonic,
+        processor_clock: Callable[[], float] = thread_time,
     ) -> None:
-        self.name, self.info, self.digest, self.trusted = name, info, digest, trusted
-        self.program, self.slots, self.load_s = program, slots, 0.0
+        """``slots``: calls that may run at once in threads. Both clocks in seconds."""
+        self.name, self.info, self.digest = name, info, digest
+        self.program, self.slots, self.load_s, self.overruns = program, slots, 0.0, 0
         self.gate = asyncio.Semaphore(slots)
         self._free: deque[Instance] = deque([first])
-        self._inline_s_max, self._retired = inline_s_max, False
-        self._service_s: dict[tuple[str, int], float] = {}
-        self._may_inline = trusted and info.kind is ModuleKind.TENSOR
+        self._clock, self._processor_clock, self._retired = clock, processor_clock, False
+        self._inline_s_max = limits.inline_s_max
+        self._probation = Probation(_SLOW * limits.inline_s_max, limits.inline_deadline_s)
+        self._recent: dict[tuple[str, int], Recent] = {}
 
     def describe(self) -> Description:
         """A snapshot."""
@@ -65,13 +74,29 @@ class Loaded:
             self.name,
             self.info,
             self.digest,
-            self.trusted,
-            not self._may_inline,
             tuple(self.program.functions),
             tuple(sorted(tensor.modules)) if tensor else (),
             self.load_s,
-            dict(self._service_s),
+            {key: recent.median_s for key, recent in tuple(self._recent.items())},
+            self.overruns,
         )
+
+    def warm_up(self, deadline: float) -> None:
+        """Measure ``run`` on zeros, so that the first request may run on the loop already. In the loader.
+
+        A module that can't take zeros is stopped by them, and is then not known to be quick: no more.
+        """
+        call = self.program.zeros("run") if isinstance(self.program, TensorProgram) else None
+        if call is None:
+            return
+        until = self._clock() + _WARM_UP_S_MAX
+        try:
+            for _ in range(_WARM_UP_CALLS):
+                self.run(call, deadline)
+                if self._clock() > until:
+                    return
+        except Stopped:
+            self._recent.clear()
 
     def run(self, call: object, deadline: float) -> Result:
         """In a worker thread, which the gate has let in. Raises :class:`WasmError`."""
@@ -79,30 +104,8 @@ class Loaded:
             instance = self._free.pop()
         except IndexError:
             instance = self.program.start(deadline)
-        return self._run(instance, call, deadline)
-
-    def run_inline(self, call: object) -> list[Array] | None:
-        """On the event loop, or None: not trusted, not known to be quick, or every instance is busy."""
-        if not self._may_inline or not isinstance(call, TensorCall):
-            return None
-        service_s = self._service_s.get((call.function, call.items))
-        if service_s is None or service_s > self._inline_s_max:
-            return None
-        try:
-            instance = self._free.pop()
-        except IndexError:
-            return None
-        assert isinstance(instance, TensorInstance)
-        return self._run_tensor(instance, call, _NO_DEADLINE, inline=True)
-
-    def retire(self) -> None:
-        """Close the free instances now and the others when their call ends."""
-        self._retired = True
-        self._close_free(down_to=0)
-
-    def _run(self, instance: Instance, call: object, deadline: float) -> Result:
         if isinstance(instance, TensorInstance) and isinstance(call, TensorCall):
-            return self._run_tensor(instance, call, deadline, inline=False)
+            return self._run_tensor(instance, call, deadline)
         try:
             result = instance.run(call, deadline)
         except BaseException:
@@ -111,16 +114,53 @@ class Loaded:
         self._give_back(instance)
         return result
 
-    def _run_tensor(
-        self, instance: TensorInstance, call: TensorCall, deadline: float, *, inline: bool
-    ) -> list[Array]:
-        started = perf_counter()
+    def run_inline(self, call: object) -> list[Array] | None:
+        """On the event loop. None: not known to be quick, barred, or every instance is busy.
+
+        Raises :class:`DeadlineExceeded` when it passed ``inline_deadline_s``: nothing is lost but that time,
+        for tensor functions are pure; run it again in a thread. See :class:`Probation` for what follows.
+        """
+        if not isinstance(call, TensorCall) or len(call.parts) > 1:
+            return None
+        recent, started = self._recent.get((call.function, call.items)), self._clock()
+        if recent is None or not recent.is_quick or started < self._probation.barred_until:
+            return None
         try:
-            result = instance.run(call, deadline, inline=inline)
+            instance = self._free.pop()
+        except IndexError:
+            return None
+        assert isinstance(instance, TensorInstance)
+        if not instance.is_ready(call):
+            self._free.append(instance)
+            return None
+        used_s = self._processor_clock() if started < self._probation.watched_until else None
+        try:
+            return self._run_tensor(instance, call, None)
+        except DeadlineExceeded:
+            self.overruns += 1
+            if used_s is None:  # else what it used decides
+                self._probation.bar(self._clock())
+            raise
+        finally:
+            ended = self._clock()
+            if ended - started > self._probation.slow_s:
+                self._probation.slow(used_s and self._processor_clock() - used_s, ended)
+
+    def retire(self) -> None:
+        """Close the free instances now and the others when their call ends."""
+        self._retired = True
+        self._close_free(down_to=0)
+
+    def _run_tensor(self, instance: TensorInstance, call: TensorCall, deadline: float | None) -> list[Array]:
+        was_ready = instance.is_ready(call)
+        started = self._clock()
+        try:
+            result = instance.run(call, deadline)
         except BaseException:
             instance.close()
             raise
-        self._remember(call, perf_counter() - started)
+        if was_ready:  # else it made a store, too
+            self._remember(call, self._clock() - started)
         self._give_back(instance)
         return result
 
@@ -137,13 +177,12 @@ class Loaded:
 
     def _remember(self, call: TensorCall, elapsed_s: float) -> None:
         key = (call.function, call.items)
-        known = self._service_s.get(key)
-        if known is None and len(self._service_s) >= _SIZES_REMEMBERED_MAX:
-            return  # such sizes go to a thread, which is always right
-        if known is None or elapsed_s < known:  # noise only adds; the first call may have made a store
-            self._service_s[key] = elapsed_s
-        else:
-            self._service_s[key] = known + _EWMA_WEIGHT * (elapsed_s - known)
+        recent = self._recent.get(key)
+        if recent is None:
+            if len(self._recent) >= _SIZES_REMEMBERED_MAX:
+                return  # such sizes go to a thread, which is always right
+            recent = self._recent[key] = Recent(self._inline_s_max)
+        recent.add(elapsed_s)
 
 
 def code_of(error: BaseException) -> str:

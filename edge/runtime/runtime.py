@@ -22,9 +22,8 @@ from shared.package import ModuleKind
 class WASMModelConfig:
     """One model and the limits it lives under; sizes in bytes. Raises :class:`ConfigError`.
 
-    ``instances_max``: parallel instances, each with its own memory and thread. ``trusted``: the caller has
-    verified who made the module, so a tensor module may run without interruption checks. ``cache_dir``
-    keeps compiled code, under a MAC with ``device_key``.
+    ``instances_max``: parallel instances, each with its own memory and thread. ``cache_dir`` keeps compiled
+    code, under a MAC with ``device_key``.
     """
 
     model_name: str
@@ -37,7 +36,6 @@ class WASMModelConfig:
     output_bytes_max: int = 16 * MIB
     table_elements_max: int = 10_000
     instances_max: int = 2
-    trusted: bool = False
     grants: Grants = field(default_factory=Grants)
     cache_dir: Path | None = None
     device_key: bytes | None = field(default=None, repr=False)
@@ -83,14 +81,13 @@ class WebAssemblyRuntime:
         if self._host is not None:
             return False
         config = self.config
-        # An untrusted module gets all workers but one, and here there is no neighbour to leave it to.
-        workers = config.instances_max + (not config.trusted)
+        workers = config.instances_max + 1  # a module gets all but one, which is for its neighbours
         host = ModuleHost(
             config.cache_dir, config.device_key, config.limits(), workers=workers, grants=config.grants
         )
         self._host = host
         try:
-            self._loaded = await host.load(config.model_name, Path(config.wasm_path), trusted=config.trusted)
+            self._loaded = await host.load(config.model_name, Path(config.wasm_path))
         except BaseException:
             self._host = None
             await host.close()

@@ -6,6 +6,7 @@ of it is one store per batch size in use, made when first needed. What a caller 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import prod
 from typing import NamedTuple
 
 import numpy as np
@@ -41,7 +42,8 @@ class TensorCall(NamedTuple):
     @property
     def is_whole(self) -> bool:
         """True when the arguments have a module's own shapes: no slicing and no padding."""
-        return len(self.parts) == 1 and self.parts[0].size == self.parts[0].items
+        part = self.parts[0]
+        return part.size == part.items == self.items
 
 
 @dataclass(slots=True)
@@ -58,6 +60,11 @@ class _Variant:
     def output_bytes(self) -> int:
         """Of one call."""
         return sum(tensor.nbytes for tensor in self.outputs)
+
+    @property
+    def input_bytes(self) -> int:
+        """Of one call."""
+        return sum(prod(shape) * dtype.itemsize for shape, dtype in self.inputs)
 
     def fits(self, inputs: Sequence[object]) -> bool:
         """A plain loop: this is on the way of every inline call."""
@@ -117,6 +124,14 @@ class TensorProgram:
             raise BadInput(_expected(function, variants, inputs))
         return self._split(function, inputs, batched)
 
+    def zeros(self, function: str) -> TensorCall | None:
+        """A call of the function's smallest module with nothing but zeros, to see how long it takes."""
+        smallest = self.variants[function][0] if function in self.variants else None
+        if smallest is None or smallest.input_bytes > self.sandbox.limits.input_bytes_max:
+            return None
+        inputs = [np.zeros(shape, dtype) for shape, dtype in smallest.inputs]
+        return TensorCall(function, inputs, smallest.whole, smallest.size)
+
     def start(self, deadline: float) -> "TensorInstance":
         """A new instance with the package's parameters, its smallest module ready. Blocks: use a thread."""
         instance = TensorInstance(self)
@@ -165,20 +180,35 @@ class TensorInstance:
         module.set_parameters(self._program.parameters, deadline)
         return module
 
-    def run(self, call: TensorCall, deadline: float, *, inline: bool = False) -> list[Array]:
-        """Raises :class:`WasmError`; the caller then throws this instance away."""
+    def is_ready(self, call: TensorCall) -> bool:
+        """Whether the modules for that call are made already. A plain loop: see ``_Variant.fits``."""
+        for part in call.parts:  # noqa: SIM110
+            if part.size not in self._modules:
+                return False
+        return True
+
+    def run(self, call: TensorCall, deadline: float | None) -> list[Array]:
+        """Raises :class:`WasmError`; the caller then throws this instance away.
+
+        ``deadline``: None on the event loop, for a call of one part that is ready.
+        """
         if call.is_whole:
-            module = self.module(call.parts[0].size, deadline)
-            views = module.run(call.function, call.inputs, deadline, inline=inline)
+            views = self._run_part(call.parts[0].size, call.function, call.inputs, deadline)
             return [view.astype(dtype) for view, dtype in views]
         results: list[Array] = []
         for size, start, items in call.parts:
             inputs = [array[start : start + items] for array in call.inputs]
-            views = self.module(size, deadline).run(call.function, inputs, deadline, inline=inline)
+            views = self._run_part(size, call.function, inputs, deadline)
             results = results or [np.empty((call.items, *view.shape[1:]), dtype) for view, dtype in views]
             for result, (view, _) in zip(results, views, strict=True):
                 np.copyto(result[start : start + items], view[:items], casting="unsafe")
         return results
+
+    def _run_part(
+        self, size: int, function: str, inputs: Sequence[Array], deadline: float | None
+    ) -> Sequence[tuple[Array, np.dtype[np.generic]]]:
+        module = self._modules[size] if deadline is None else self.module(size, deadline)
+        return module.run(function, inputs, deadline)
 
     def close(self) -> None:
         """Free every memory."""

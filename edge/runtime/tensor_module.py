@@ -12,7 +12,7 @@ from wasmtime import Memory, Module
 
 from edge.runtime.binary import NOTHING, Interface
 from edge.runtime.errors import BadModule
-from edge.runtime.fastcall import Call, bind
+from edge.runtime.fastcall import Call, bind, bind_deadline
 from edge.runtime.limits import PAGE_BYTES
 from edge.runtime.parameters import DTYPES, Array, match
 from edge.runtime.sandbox import Sandbox
@@ -22,12 +22,11 @@ PREPARE = "prepare"
 
 
 class _Bound(NamedTuple):
-    """One function of one store: views of its memory and two ways to call (see ``fastcall``)."""
+    """One function of one store, and views of the memory that it reads and writes."""
 
     inputs: tuple[Array, ...]
     outputs: tuple[tuple[Array, np.dtype[np.generic]], ...]
     call: Call
-    call_holding_gil: Call
 
 
 class TensorModule:
@@ -39,6 +38,7 @@ class TensorModule:
         """Raises :class:`WasmError` when the start function misbehaves."""
         self._sandbox, self._abi = sandbox, abi
         self._store = sandbox.open_store(memory_bytes)
+        self._set_deadline = bind_deadline(self._store, sandbox.raw)
         try:
             exports = sandbox.instantiate(self._store, module, (), deadline).exports(self._store)
             memory = exports["memory"]
@@ -54,11 +54,12 @@ class TensorModule:
             raise
 
     def run(
-        self, function: str, inputs: Sequence[Array], deadline: float, *, inline: bool = False
+        self, function: str, inputs: Sequence[Array], deadline: float | None
     ) -> Sequence[tuple[Array, np.dtype[np.generic]]]:
         """Write the inputs' items, call, and return views of the outputs with the dtypes to copy them to.
 
-        Inputs with fewer items than the module's batch are padded with zeros. ``inline``: hold the GIL.
+        Inputs with fewer items than the module's batch are padded with zeros. ``deadline``: None for a call
+        on the event loop, which has a short one of its own.
         """
         bound = self._functions[function]
         for view, array in zip(bound.inputs, inputs, strict=True):
@@ -67,8 +68,10 @@ class TensorModule:
             else:
                 view[: len(array)] = array
                 view[len(array) :] = 0
-        call = bound.call_holding_gil if inline else bound.call
-        self._sandbox.call(self._store, deadline, call)
+        if deadline is None:
+            self._sandbox.call_inline(self._set_deadline, bound.call)
+        else:
+            self._sandbox.call(self._store, deadline, bound.call)
         return bound.outputs
 
     def parameters(self) -> dict[str, Array]:
@@ -95,7 +98,6 @@ class TensorModule:
             tuple(self._view(tensor) for tensor in described.inputs),
             outputs,
             bind(self._store, export, NOTHING, raw),
-            bind(self._store, export, NOTHING, raw, hold_gil=True),
         )
 
     def _view(self, tensor: Tensor) -> Array:

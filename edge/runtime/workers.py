@@ -4,8 +4,8 @@
                └────────────── one deadline over all of it ──────────────┘
 
 The gate is a semaphore per module: it keeps one module from holding every thread, and it is released when
-the thread is really done, not when the caller stopped waiting. A caller gets its answer or its deadline on
-time even if the thread runs on (a trusted module can't be interrupted).
+the thread is really done, not when the caller stopped waiting: a thread runs on for a tick or two after the
+deadline, until the module is interrupted, and a compile for as long as it takes.
 """
 
 import asyncio

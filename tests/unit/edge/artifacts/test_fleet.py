@@ -96,11 +96,10 @@ class Device:
         if self.bus.link.up:
             self.bus.disconnect()
 
-    async def load(self, name: str, path: Path, trusted: bool) -> Info:
+    async def load(self, name: str, path: Path) -> Info:
         data = await asyncio.to_thread(path.read_bytes)
         if data == self.breaks_on:
             raise RuntimeError("the module traps")
-        assert trusted
         self.serving[name] = data
         return Info(len(data))
 

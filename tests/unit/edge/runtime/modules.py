@@ -91,6 +91,23 @@ def affine_package(*batches: int, **info: object) -> bytes:
     return pack(Package(info=described, modules=modules, parameters=safetensors(scale=SCALE, bias=BIAS)))
 
 
+def moody_package(mood: str) -> bytes:
+    """As ``affine_package()``, but ``run`` does ``mood`` first, which may look at $x, the first number."""
+    moody = affine_wat(1).replace(
+        '(func (export "run") (local $at i32)',
+        f'(func (export "run") (local $at i32) (local $x f32) '
+        f"(local.set $x (f32.load (i32.const {X_AT}))) {mood}",
+    )
+    module = wasm(moody) + encode_section(affine_abi(1))
+    parameters = safetensors(scale=SCALE, bias=BIAS)
+    return pack(Package(info=PackageInfo(name="moody"), modules={1: module}, parameters=parameters))
+
+
+SPINS_ON_13 = "(if (f32.eq (local.get $x) (f32.const 13)) (then (loop $again (br $again))))"
+SPINS_ON_0 = "(if (f32.eq (local.get $x) (f32.const 0)) (then (loop $again (br $again))))"
+TRAPS_ON_0 = "(if (f32.eq (local.get $x) (f32.const 0)) (then unreachable))"
+
+
 def safetensors(**arrays: np.ndarray) -> bytes:
     names = {"float32": "F32", "int32": "I32", "int64": "I64", "uint8": "U8", "bool": "BOOL"}
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 import wasmtime
-from wasmtime import Engine, Instance, Module, Store, Trap, TrapCode
+from wasmtime import Config, Engine, Instance, Module, Store, Trap, TrapCode
 
 from edge.runtime.binary import NOTHING, read_interface
-from edge.runtime.fastcall import RawBinding, bind, find_raw_binding
-from tests.unit.edge.runtime.modules import CALCULATOR, RECURSION, wasm
+from edge.runtime.fastcall import RawBinding, bind, bind_deadline, find_raw_binding
+from tests.unit.edge.runtime.modules import CALCULATOR, ENDLESS, RECURSION, wasm
 
 Bind = Callable[[str], Any]
 SIGNATURES = read_interface(wasm(CALCULATOR)).functions
@@ -20,14 +20,12 @@ def exports_of(wat: str) -> tuple[Store, Any]:
     return store, Instance(store, Module(store.engine, wasm(wat)), []).exports(store)
 
 
-@pytest.fixture(params=["public", "releasing the GIL", "holding the GIL"])
+@pytest.fixture(params=["public", "fast"])
 def road(request: pytest.FixtureRequest) -> Bind:
     raw = None if request.param == "public" else find_raw_binding()
     assert raw is not None or request.param == "public"
     store, exports = exports_of(CALCULATOR)
-    return lambda name: bind(
-        store, exports[name], SIGNATURES[name], raw, hold_gil=request.param == "holding the GIL"
-    )
+    return lambda name: bind(store, exports[name], SIGNATURES[name], raw)
 
 
 def test_numbers_of_every_type_go_in_and_come_out(road: Bind) -> None:
@@ -67,15 +65,32 @@ def test_this_wasmtime_has_the_binding_that_we_know() -> None:
     assert isinstance(find_raw_binding(), RawBinding)
 
 
-@pytest.mark.parametrize("missing", ["_wasmtime_func_call_unchecked", "wasmtime_val_raw_t"])
+@pytest.mark.parametrize("fast", [True, False])
+def test_a_deadline_is_set_on_either_road(fast: bool) -> None:
+    config = Config()
+    config.epoch_interruption = True
+    store = Store(Engine(config))
+    endless = Instance(store, Module(store.engine, wasm(ENDLESS)), []).exports(store)["run"]
+    bind_deadline(store, find_raw_binding() if fast else None)(2)
+    store.engine.increment_epoch()
+    store.engine.increment_epoch()
+    with pytest.raises(Trap) as caught:
+        bind(store, endless, NOTHING, None)()
+    assert caught.value.trap_code is TrapCode.INTERRUPT
+
+
+@pytest.mark.parametrize(
+    "missing",
+    ["_wasmtime_func_call_unchecked", "_wasmtime_context_set_epoch_deadline", "wasmtime_val_raw_t"],
+)
 def test_a_wasmtime_without_the_binding_is_no_error(monkeypatch: pytest.MonkeyPatch, missing: str) -> None:
     monkeypatch.delattr(wasmtime._bindings, missing)
     assert find_raw_binding() is None
 
 
-def test_a_binding_with_other_arguments_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    changed = wasmtime._bindings._wasmtime_func_new_unchecked
-    monkeypatch.setattr(wasmtime._bindings, "_wasmtime_func_call_unchecked", changed)
+@pytest.mark.parametrize("name", ["_wasmtime_func_call_unchecked", "_wasmtime_context_set_epoch_deadline"])
+def test_a_binding_with_other_arguments_is_not_used(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setattr(wasmtime._bindings, name, wasmtime._bindings._wasmtime_func_new_unchecked)
     assert find_raw_binding() is None
 
 

@@ -23,9 +23,19 @@ from edge.runtime import (
     TableLimit,
     Unreachable,
     WasmError,
+    ticker,
 )
 from tests.unit.edge.runtime import modules
-from tests.unit.edge.runtime.modules import affine_expected, affine_package, rows, wasm
+from tests.unit.edge.runtime.modules import (
+    SPINS_ON_0,
+    SPINS_ON_13,
+    TRAPS_ON_0,
+    affine_expected,
+    affine_package,
+    moody_package,
+    rows,
+    wasm,
+)
 from tests.unit.edge.runtime.stories import story
 
 LIMITS = Limits(deadline_s=0.3, memory_bytes_max=4 << 20, output_bytes_max=1 << 20)
@@ -193,3 +203,76 @@ async def test_a_package_can_not_ask_for_more_than_the_host_allows() -> None:
     async with ModuleHost(limits=LIMITS) as host:
         with pytest.raises(BadModule, match="-1"):
             await host.load("greedy", package)
+
+
+NOISE_S = 0.5  # what a busy machine may add; without interruption it would be for ever
+
+
+@pytest.mark.parametrize("fast_calls", [True, False])
+@story
+async def test_a_tensor_module_that_turns_hostile_on_the_loop_holds_it_once_and_briefly(
+    fast_calls: bool,
+) -> None:
+    async with ModuleHost(limits=Limits(deadline_s=5, inline_s_max=0.05), fast_calls=fast_calls) as host:
+        await host.load("neighbour", affine_package())
+        hostile = await host.load("hostile", moody_package(SPINS_ON_13))
+        spin, loop = [rows(1) + 13], asyncio.get_running_loop()
+        assert host.run_now("hostile", [rows(1)]) is not None  # quick so far
+        started = loop.time()
+        assert host.run_now("hostile", spin) is None
+        assert loop.time() - started < host.limits.inline_deadline_s + NOISE_S
+        assert (host.stats.overruns, hostile.describe().overruns) == (1, 1)
+
+        started = loop.time()
+        victim = asyncio.create_task(host.run("hostile", spin, deadline_s=0.6))
+        answers = 0
+        while not victim.done():
+            (answer,) = await host.run("neighbour", [rows(1)])
+            assert (answer == affine_expected(rows(1))).all()
+            answers += 1
+            await asyncio.sleep(0.005)
+        with pytest.raises(DeadlineExceeded):
+            await victim
+        assert 0.6 <= loop.time() - started < 0.6 + NOISE_S
+        assert answers > 5
+        assert host.run_now("hostile", [rows(1)]) is None  # barred from the loop, and as usable as before
+        (answer,) = await host.run("hostile", [rows(1)])
+        assert (answer == affine_expected(rows(1))).all()
+        assert host.stats.overruns == 1
+
+
+@story
+async def test_a_call_that_was_stopped_on_the_loop_has_its_own_deadline_in_a_thread() -> None:
+    async with ModuleHost(limits=Limits(deadline_s=5, inline_s_max=0.05)) as host:
+        await host.load("hostile", moody_package(SPINS_ON_13))
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        with pytest.raises(DeadlineExceeded):
+            await host.run("hostile", [rows(1) + 13], deadline_s=0.3)
+        assert 0.3 <= loop.time() - started < 0.3 + NOISE_S
+        assert (host.stats.overruns, host.stats.threaded) == (1, 1)
+        assert host.stats.errors == {"deadline": 1}
+
+
+@pytest.mark.parametrize("mood", [SPINS_ON_0, TRAPS_ON_0])
+@story
+async def test_a_module_that_misbehaves_in_its_warm_up_is_loaded_and_runs_in_threads(mood: str) -> None:
+    async with ModuleHost(limits=Limits(deadline_s=0.1)) as host:
+        await host.load("hostile", moody_package(mood))
+        assert host.run_now("hostile", [rows(1) + 1]) is None
+        (answer,) = await host.run("hostile", [rows(1) + 1], deadline_s=5)
+        assert (answer == affine_expected(rows(1) + 1)).all()
+        assert not host.stats.errors
+
+
+@story
+async def test_an_inline_call_is_stopped_after_the_ticker_had_gone_to_sleep(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ticker, "_LINGER_S", 0.001)
+    async with ModuleHost(limits=Limits(deadline_s=5, inline_s_max=0.05)) as host:
+        await host.load("hostile", moody_package(SPINS_ON_13))
+        while host._sandbox.ticking:
+            await asyncio.sleep(0.002)
+        assert host.run_now("hostile", [rows(1) + 13]) is None
+        assert host.stats.overruns == 1

@@ -18,15 +18,12 @@ from tests.unit.edge.runtime.stories import story
 LIMITS = Limits(deadline_s=20)
 
 
-@pytest.mark.parametrize("trusted", [True, False])
 @pytest.mark.parametrize("batches", [(1,), (1, 8), (4,)])
 @pytest.mark.parametrize("members", [0, 1, 3, 50])
 @story
-async def test_order_is_kept_for_members_of_any_size(
-    trusted: bool, batches: tuple[int, ...], members: int
-) -> None:
+async def test_order_is_kept_for_members_of_any_size(batches: tuple[int, ...], members: int) -> None:
     async with ModuleHost(limits=LIMITS, workers=3) as host:
-        await host.load("affine", affine_package(*batches), trusted=trusted)
+        await host.load("affine", affine_package(*batches))
         inputs = [rows(1 + number % 3) + number for number in range(members)]
         results = await host.run_many("affine", [[one] for one in inputs])
         assert len(results) == members
@@ -37,8 +34,8 @@ async def test_order_is_kept_for_members_of_any_size(
 
 @story
 async def test_members_are_grouped_on_the_batched_module() -> None:
-    async with ModuleHost(limits=LIMITS) as host:
-        await host.load("affine", affine_package(1, 8), trusted=True)
+    async with ModuleHost(limits=LIMITS, workers=3) as host:
+        await host.load("affine", affine_package(1, 8))
         await host.run_many("affine", [[rows(1)] for _ in range(16)])
         assert host.stats.threaded + host.stats.inline == 2  # two instances, eight members each
 

@@ -32,10 +32,9 @@ def runtime(tmp_path: Path, data: bytes, **changes: object) -> WebAssemblyRuntim
     return WebAssemblyRuntime(WASMModelConfig(**(fields | changes)))  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("trusted", [True, False])
 @story
-async def test_a_model_answers_batches_single_items_and_lists(tmp_path: Path, trusted: bool) -> None:
-    model = runtime(tmp_path, affine_package(1, 8), trusted=trusted)
+async def test_a_model_answers_batches_single_items_and_lists(tmp_path: Path) -> None:
+    model = runtime(tmp_path, affine_package(1, 8))
     assert await model.initialize()
     assert not await model.initialize()
     for data in (rows(10), rows(1), rows(1)[0], rows(2).tolist(), (rows(3),)):

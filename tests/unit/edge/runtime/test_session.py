@@ -12,11 +12,10 @@ LIMITS = Limits(deadline_s=10)
 RATE = np.array(0.25, np.float32)
 
 
-@pytest.mark.parametrize("trusted", [True, False])
 @story
-async def test_training_changes_its_own_parameters_and_nobody_elses(trusted: bool) -> None:
+async def test_training_changes_its_own_parameters_and_nobody_elses() -> None:
     async with ModuleHost(limits=LIMITS) as host:
-        await host.load("affine", affine_package(1, 8), trusted=trusted)
+        await host.load("affine", affine_package(1, 8))
         async with await host.open_session("affine") as session:
             losses = [(await session.call("train_step", [rows(8), RATE]))[0] for _ in range(4)]
             assert losses == [2.25, 2.5, 2.75, 3.0]
@@ -30,7 +29,7 @@ async def test_training_changes_its_own_parameters_and_nobody_elses(trusted: boo
 @story
 async def test_parameters_can_be_replaced_and_are_prepared_again() -> None:
     async with ModuleHost(limits=LIMITS) as host:
-        await host.load("affine", affine_package(1, 8), trusted=True)
+        await host.load("affine", affine_package(1, 8))
         async with await host.open_session("affine", 1) as session:
             zeros = np.zeros(4, np.float32)
             await session.set_parameters({"scale": zeros, "bias": zeros})
@@ -44,7 +43,7 @@ async def test_parameters_can_be_replaced_and_are_prepared_again() -> None:
 @story
 async def test_parameters_are_copies() -> None:
     async with ModuleHost(limits=LIMITS) as host:
-        await host.load("affine", affine_package(), trusted=True)
+        await host.load("affine", affine_package())
         async with await host.open_session("affine") as session:
             before = await session.parameters()
             await session.call("train_step", [rows(1), RATE])
@@ -54,7 +53,7 @@ async def test_parameters_are_copies() -> None:
 @story
 async def test_a_stopped_call_ends_the_session() -> None:
     async with ModuleHost(limits=LIMITS) as host:
-        await host.load("affine", affine_package(), trusted=True)
+        await host.load("affine", affine_package())
         session = await host.open_session("affine")
         with pytest.raises(Unreachable):
             await session.call("fail", [rows(1) + 13])
@@ -67,7 +66,7 @@ async def test_a_stopped_call_ends_the_session() -> None:
 @story
 async def test_calls_of_one_session_run_one_after_the_other() -> None:
     async with ModuleHost(limits=LIMITS) as host:
-        await host.load("affine", affine_package(), trusted=True)
+        await host.load("affine", affine_package())
         async with await host.open_session("affine") as session:
             results = await asyncio.gather(*(session.call("train_step", [rows(1), RATE]) for _ in range(20)))
             assert [float(loss) for (loss,) in results] == [2 + 0.25 * (step + 1) for step in range(20)]
@@ -76,7 +75,7 @@ async def test_calls_of_one_session_run_one_after_the_other() -> None:
 @story
 async def test_only_what_exists_can_be_opened() -> None:
     async with ModuleHost(limits=LIMITS) as host:
-        await host.load("affine", affine_package(1, 8), trusted=True)
+        await host.load("affine", affine_package(1, 8))
         await host.load("echo", ECHO)
         with pytest.raises(BadInput, match=r"batch size 3; there are \[1, 8\]"):
             await host.open_session("affine", 3)
@@ -87,7 +86,7 @@ async def test_only_what_exists_can_be_opened() -> None:
 @story
 async def test_closing_the_host_closes_its_sessions() -> None:
     host = ModuleHost(limits=LIMITS)
-    await host.load("affine", affine_package(), trusted=True)
+    await host.load("affine", affine_package())
     session = await host.open_session("affine")
     await host.close()
     with pytest.raises(Unavailable):

@@ -25,15 +25,14 @@ from tests.unit.edge.runtime.stories import story
 LIMITS = Limits(deadline_s=10)
 
 
-@pytest.mark.parametrize("trusted", [True, False])
 @pytest.mark.parametrize("batches", [(1,), (4,), (1, 8), (2, 8, 32)])
 @pytest.mark.parametrize("items", [1, 2, 7, 8, 33, 70])
 @story
 async def test_any_number_of_items_runs_on_the_batch_sizes_there_are(
-    trusted: bool, batches: tuple[int, ...], items: int
+    batches: tuple[int, ...], items: int
 ) -> None:
     async with ModuleHost(limits=LIMITS) as host:
-        await host.load("affine", affine_package(*batches), trusted=trusted)
+        await host.load("affine", affine_package(*batches))
         for _ in range(3):  # in a thread first, inline later
             (result,) = await host.run("affine", [rows(items)])
             np.testing.assert_array_equal(result, affine_expected(rows(items)), strict=True)
@@ -42,7 +41,7 @@ async def test_any_number_of_items_runs_on_the_batch_sizes_there_are(
 @story
 async def test_an_answer_is_a_copy_that_later_calls_do_not_touch() -> None:
     async with ModuleHost(limits=LIMITS) as host:
-        await host.load("affine", affine_package(), trusted=True)
+        await host.load("affine", affine_package())
         first = (await host.run("affine", [rows(1)]))[0]
         kept = first.copy()
         await host.run("affine", [rows(1) + 100])
@@ -123,7 +122,7 @@ async def test_input_and_output_have_their_limits() -> None:
 @story
 async def test_after_a_trap_the_module_answers_as_before() -> None:
     async with ModuleHost(limits=LIMITS) as host:
-        await host.load("affine", affine_package(), trusted=True)
+        await host.load("affine", affine_package())
         bad = rows(1) + 13
         for _ in range(3):
             with pytest.raises(Unreachable):
@@ -209,7 +208,7 @@ async def test_a_package_that_does_not_hold_together_is_refused(name: str) -> No
     package, reason = BROKEN[name]
     async with ModuleHost(limits=LIMITS) as host:
         with pytest.raises(BadModule, match=reason):
-            await host.load("broken", package, trusted=True)
+            await host.load("broken", package)
 
 
 @story

@@ -21,9 +21,27 @@ def until(condition: object, seconds: float = 10.0) -> bool:
     return True
 
 
-def test_a_deadline_is_rounded_up_and_never_the_tick_that_runs() -> None:
+def test_a_deadline_is_rounded_up_and_counted_from_the_tick_that_the_engine_has_seen() -> None:
     ticker = new_ticker(0.005)
-    assert [ticker.ticks(seconds) for seconds in (-1, 0, 0.001, 0.005, 0.0051, 1)] == [1, 1, 2, 2, 3, 201]
+    ticker._ticked = 100.0
+    deadlines = (99.0, 100.0, 100.001, 100.0051, 101.0)
+    assert [ticker.ticks(deadline) for deadline in deadlines] == [1, 1, 1, 2, 200]
+    ticker._ticked = 99.9  # twenty ticks late: they will come all at once, and must not end a call early
+    assert ticker.ticks(100.0051) == 22
+
+
+def test_a_call_that_goes_on_keeps_it_awake_for_ever(monkeypatch: object) -> None:
+    monkeypatch.setattr(subject, "_LINGER_S", 0.001)  # type: ignore[attr-defined]
+    ticker = new_ticker(0.001)
+    with ticker:
+        ticked = ticker._ticked
+        assert until(lambda: ticker._ticked > ticked + 0.05)
+        assert ticker.awake
+        with ticker:
+            pass
+        assert ticker.awake
+    assert until(lambda: not ticker.awake)
+    ticker.close()
 
 
 def test_it_sleeps_until_a_call_and_again_some_time_after_the_last(monkeypatch: object) -> None:
