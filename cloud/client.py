@@ -19,7 +19,7 @@ import msgspec
 from broker.ask import Asker
 from broker.bus import Bus
 from broker.connect import open_bus
-from shared.config import Config
+from shared.config import Config, broker_address
 from shared.deploys import DeployResult
 from shared.errors import Unavailable
 from shared.messages import (
@@ -198,12 +198,18 @@ class Fleet:
 
 
 @asynccontextmanager
-async def connected(config: Config, app: str, *, budget_s: float = 10.0) -> AsyncIterator[Fleet]:
-    """A fleet client on its own connection. Raises :class:`Unavailable` when the broker is not there."""
+async def connected(
+    config: Config, app: str, *, budget_s: float = 10.0, grace_s: float = CONNECT_S_MAX
+) -> AsyncIterator[Fleet]:
+    """A fleet client on its own connection.
+
+    Raises :class:`Unavailable` when there is none within ``CONNECT_S_MAX``, or after ``grace_s`` once the
+    broker has said no.
+    """
     bus = open_bus(config.broker, config.fleet, client_id=f"{app}-{secrets.token_hex(4)}")
     running = asyncio.create_task(bus.run(), name="bus")
     try:
-        await _until_up(bus, running, config.broker.url)
+        await _until_up(bus, running, config.broker.url, grace_s)
         fleet = Fleet(bus, app, budget_s=budget_s)
         try:
             yield fleet
@@ -215,16 +221,30 @@ async def connected(config: Config, app: str, *, budget_s: float = 10.0) -> Asyn
         await asyncio.gather(running, return_exceptions=True)
 
 
-async def _until_up(bus: Bus, running: "asyncio.Task[None]", url: str) -> None:
+async def _until_up(bus: Bus, running: "asyncio.Task[None]", url: str, grace_s: float) -> None:
     up = asyncio.Event()
     unwatch = bus.watch_link(lambda link: up.set() if link.up else None)
     waiting = asyncio.create_task(up.wait(), name="link")
     watched: Sequence[asyncio.Task[Any]] = (waiting, running)
     try:
-        await asyncio.wait(watched, timeout=CONNECT_S_MAX, return_when=asyncio.FIRST_COMPLETED)
+        done, _ = await asyncio.wait(watched, timeout=grace_s, return_when=asyncio.FIRST_COMPLETED)
+        if not done and not bus.link.reason:  # no answer yet: neither yes nor no
+            await asyncio.wait(watched, timeout=CONNECT_S_MAX - grace_s, return_when=asyncio.FIRST_COMPLETED)
         if not up.is_set():
-            reason = bus.link.reason or "no answer"
-            raise Unavailable(f"no broker at {url}: {reason}; start one with 'shoal up' or give --broker URL")
+            raise Unavailable(_no_broker(url, bus.link.reason or "no answer"))
     finally:
         unwatch()
         waiting.cancel()
+
+
+def _no_broker(url: str, reason: str) -> str:
+    """Passwords in the address stay out of the message."""
+    address = broker_address(url)
+    where = f"{address.scheme}://{address.host}:{address.port}"
+    if "authoriz" in reason.lower() or "password" in reason.lower():
+        advice = (
+            "check user and password: --config FILE, or --broker mqtt://user@host with SHOAL_BROKER_PASSWORD"
+        )
+    else:
+        advice = "start one with 'shoal up', or name yours with --broker URL"
+    return f"no connection to the broker at {where}: {reason}; {advice}"

@@ -22,7 +22,7 @@ def install(app: FastAPI) -> None:
             swagger_js_url="docs/static/swagger-ui-bundle.js",
             swagger_css_url="docs/static/swagger-ui.css",
             swagger_favicon_url="docs/static/favicon.png",
-            swagger_ui_parameters={"defaultModelsExpandDepth": 0, "tryItOutEnabled": True},
+            swagger_ui_parameters={"defaultModelsExpandDepth": 1, "tryItOutEnabled": True},
         )
 
     async def redoc() -> HTMLResponse:

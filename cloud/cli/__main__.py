@@ -1,15 +1,18 @@
 """``shoal``: builds the command line from its parts and shows errors as one line."""
 
+import logging
+import os
 import sys
-from importlib.metadata import version
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
-from rich.console import Console
 
 from cloud.cli.act import act
 from cloud.cli.demo import demo
 from cloud.cli.doctor import doctor
+from cloud.cli.enrol import enrol
+from cloud.cli.inspect import inspect
+from cloud.cli.options import examples
 from cloud.cli.processes import processes
 from cloud.cli.read import read
 from cloud.cli.watch import watch
@@ -19,15 +22,24 @@ HELP = """Run a fleet of edge devices over MQTT: models in WebAssembly, inferenc
 
 Start with 'shoal demo' (half a minute, needs nothing) or 'shoal up' (a fleet that stays).
 """
+EXIT_TROUBLE, EXIT_INTERRUPTED = 1, 130
+
+# click's UsageError. Typer brings its own copy of click in newer versions; this is the one it raises.
+_UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
 
 def build() -> typer.Typer:
     """Every command."""
     app = typer.Typer(
-        name="shoal", help=HELP, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="rich"
+        name="shoal",
+        help=HELP,
+        epilog=examples("shoal demo", "shoal up", "shoal nodes"),
+        pretty_exceptions_enable=False,
+        rich_markup_mode="rich",
+        context_settings={"help_option_names": ["-h", "--help"]},
     )
-    app.callback()(_options)
-    for part in (demo, processes, read, act, watch, doctor):
+    app.callback(epilog=examples("shoal demo", "shoal up", "shoal nodes"))(_options)
+    for part in (demo, processes, read, act, watch, doctor, enrol, inspect):
         part(app)
     return app
 
@@ -37,20 +49,49 @@ def _options(
         bool, typer.Option("--version", help="Print the version.", is_eager=True)
     ] = False,
 ) -> None:
+    """Documented in ``HELP``."""
     if show_version:
-        Console().print(version("shoal"))
+        from importlib.metadata import version
+
+        typer.echo(version("shoal"))
         raise typer.Exit
 
 
 def main() -> None:
-    """The entry point: expected errors are one line on standard error, bugs are tracebacks."""
+    """The entry point: what was to be expected is one line on standard error, a bug is a traceback."""
+    # A retry of the connection is not news here: the command says in the end what did not work.
+    logging.basicConfig(level=logging.ERROR, format="%(message)s")
     try:
-        build()()
+        sys.exit(build()(args=sys.argv[1:] or ["--help"], prog_name="shoal", standalone_mode=False))
+    except _UsageError as error:
+        context = getattr(error, "ctx", None)
+        path = context.command_path if context is not None else "shoal"
+        _fail(f"{getattr(error, 'message', error)} ('{path} --help' shows how)")
     except ShoalError as error:
-        Console(stderr=True, highlight=False).print(f"[red]error:[/red] {error}", soft_wrap=True)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        sys.exit(130)
+        _fail(str(error))
+    except ExceptionGroup as group:
+        expected, bugs = group.split(ShoalError)
+        if bugs is not None or expected is None:
+            raise
+        _fail("; ".join(str(error) for error in _leaves(expected)))
+    except BrokenPipeError:
+        # Whoever read us has gone (`shoal nodes | head -1`): nothing to say, and nowhere to say it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(EXIT_TROUBLE)
+    except (KeyboardInterrupt, typer.Abort):
+        sys.exit(EXIT_INTERRUPTED)
+
+
+def _fail(reason: str) -> NoReturn:
+    sys.stderr.write(f"error: {reason}\n")
+    sys.exit(EXIT_TROUBLE)
+
+
+def _leaves(group: ExceptionGroup[Exception]) -> list[Exception]:
+    found: list[Exception] = []
+    for error in group.exceptions:
+        found += _leaves(error) if isinstance(error, ExceptionGroup) else [error]
+    return found
 
 
 if __name__ == "__main__":

@@ -4,16 +4,14 @@ import asyncio
 import shutil
 import time
 from collections.abc import AsyncIterator
-from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import typer
-from rich.table import Table
-from rich.text import Text
 
 from cloud.cli.options import (
+    GRACE_S,
     WORKSPACE,
     BrokerOption,
     ConfigOption,
@@ -21,14 +19,19 @@ from cloud.cli.options import (
     JsonOption,
     app_id,
     emit,
+    examples,
     load_config,
     run,
 )
-from cloud.client import Fleet, connected
 from shared.config import Config, broker_address
 from shared.errors import RequestFailed, ShoalError, TimedOut, Unavailable
 from shared.messages import CommandVerb, Pong
 from shared.wire import unpacked
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from cloud.client import Fleet
 
 CLOCK_S_MAX = 2.0
 DISK_RATIO_MAX = 0.9
@@ -48,7 +51,9 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
 
 def doctor(app: typer.Typer) -> None:
     """Add the command."""
-    app.command(name="doctor", epilog="Example: shoal doctor --json | jq '.[] | select(.ok | not)'")(_doctor)
+    app.command(
+        name="doctor", epilog=examples("shoal doctor", "shoal doctor --json | jq '.[] | select(.ok | not)'")
+    )(_doctor)
 
 
 def _doctor(
@@ -77,8 +82,12 @@ async def examine(settings: Config, timeout_s: float) -> AsyncIterator[Finding]:
     yield reached
     if not reached.ok:
         return
+    from cloud.client import connected
+
     try:
-        async with connected(settings, app_id(settings), budget_s=timeout_s) as client:
+        async with connected(
+            settings, app_id(settings), budget_s=timeout_s, grace_s=min(timeout_s, GRACE_S)
+        ) as client:
             yield Finding(check="credentials", ok=True, detail=f"logged in as {client.app!r}")
             async for finding in _fleet(client):
                 yield finding
@@ -107,7 +116,7 @@ async def _reachable(settings: Config, timeout_s: float) -> Finding:
     return Finding(check="broker", ok=True, detail=f"{address.host}:{address.port} answers")
 
 
-async def _fleet(client: Fleet) -> AsyncIterator[Finding]:
+async def _fleet(client: "Fleet") -> AsyncIterator[Finding]:
     started = time.time()
     try:
         status = await client.status()
@@ -125,7 +134,7 @@ async def _fleet(client: Fleet) -> AsyncIterator[Finding]:
         yield finding
 
 
-async def _nodes(client: Fleet) -> AsyncIterator[Finding]:
+async def _nodes(client: "Fleet") -> AsyncIterator[Finding]:
     nodes = await client.nodes()
     serving = [node.node for node in nodes if node.status in _SERVING]
     away = [f"{node.node} ({node.status}: {node.why})" for node in nodes if node.status not in _SERVING]
@@ -138,7 +147,7 @@ async def _nodes(client: Fleet) -> AsyncIterator[Finding]:
             yield finding
 
 
-async def _ping(client: Fleet, node: str) -> list[Finding]:
+async def _ping(client: "Fleet", node: str) -> list[Finding]:
     started = time.time()
     try:
         reply = await client.command(node, CommandVerb.PING)
@@ -164,6 +173,8 @@ async def _ping(client: Fleet, node: str) -> list[Finding]:
 
 
 def _same_version(who: str, theirs: str) -> Finding:
+    from importlib.metadata import version
+
     ours = version("shoal")
     advice = "" if theirs == ours else f"this command is {ours}: bring both to one version"
     return Finding(check=f"{who} version", ok=not advice, detail=theirs, advice=advice)
@@ -179,7 +190,10 @@ def _clock(who: str, theirs_unix_s: float, started: float, round_trip_s: float) 
     )
 
 
-def _table(findings: list[Finding]) -> Table:
+def _table(findings: list[Finding]) -> "Table":
+    from rich.table import Table
+    from rich.text import Text
+
     table = Table(box=None, show_header=False, pad_edge=False)
     for finding in findings:
         mark = Text("ok", style="green") if finding.ok else Text("!!", style="bold red")

@@ -1,23 +1,33 @@
-"""What the commands have in common: where the fleet is, and how results are printed."""
+"""What the commands have in common: where the fleet is, and how results are printed.
+
+Every command imports what is heavy (numpy, cryptography, the client) when it runs: ``shoal --help`` and a
+mistyped option answer at once.
+"""
 
 import asyncio
 import os
+import signal
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import msgspec
 import typer
-from rich.console import Console, RenderableType
 
 from shared.config import Config, broker_address, parse
 from shared.errors import ConfigError
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from cloud.client import Fleet
 
 T = TypeVar("T")
 
 WORKSPACE = Path(".shoal")
 OPERATOR_FILE = WORKSPACE / "operator.toml"  # written by `shoal up`
+GRACE_S = 1.0  # a person waits; a broker that refused twice will not change its mind
 
 ConfigOption = Annotated[
     Path | None,
@@ -31,11 +41,17 @@ FleetOption = Annotated[str | None, typer.Option("--fleet", help="Name of the fl
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 
 
+def examples(*commands: str) -> str:
+    """A command's epilog. Brackets are escaped, for help texts are rich markup."""
+    lines = [command.replace("[", r"\[") for command in commands]
+    return "\n\n".join(["Examples:" if len(lines) > 1 else "Example:", *lines])
+
+
 def load_config(config: Path | None, broker: str | None, fleet: str | None) -> Config:
     """The settings: ``--config`` (or what ``shoal up`` left here), the environment, then the options."""
     if config is None and broker is None and OPERATOR_FILE.exists():
         config = OPERATOR_FILE
-    return read_config(config, {"fleet": fleet, "broker": {"url": broker}})
+    return _with_password(read_config(config, {"fleet": fleet, "broker": {"url": broker}}))
 
 
 def read_config(path: Path | None, *overrides: dict[str, Any]) -> Config:
@@ -44,9 +60,21 @@ def read_config(path: Path | None, *overrides: dict[str, Any]) -> Config:
     if path is not None:
         try:
             text = path.read_text()
-        except OSError as error:
-            raise ConfigError(f"can't read the configuration {path}: {error.strerror}") from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"can't read the configuration {path}: {error}") from None
     return parse(text, os.environ, *overrides)
+
+
+def _with_password(config: Config) -> Config:
+    """Ask a person who gave a user name without any proof; a program has SHOAL_BROKER_PASSWORD."""
+    broker = config.broker
+    address = broker_address(broker.url)
+    user = broker.username or address.username
+    proof = broker.password or broker.password_file or broker.cert or address.password
+    if not user or proof or not sys.stdin.isatty():
+        return config
+    password: str = typer.prompt(f"Password of {user} at {address.host}", hide_input=True, err=True)
+    return msgspec.structs.replace(config, broker=msgspec.structs.replace(broker, password=password))
 
 
 def app_id(config: Config) -> str:
@@ -55,17 +83,37 @@ def app_id(config: Config) -> str:
 
 
 def run(work: Awaitable[T]) -> T:
-    """Run one command's coroutine."""
+    """Run one command's coroutine. SIGTERM and SIGHUP end it like Ctrl-C, so that it cleans up."""
 
     async def main() -> T:
+        current = asyncio.current_task()
+        assert current is not None
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            asyncio.get_running_loop().add_signal_handler(number, current.cancel)
         return await work
 
-    return asyncio.run(main())
+    try:
+        return asyncio.run(main())
+    except asyncio.CancelledError:
+        raise KeyboardInterrupt from None
 
 
-def emit(value: Any, as_json: bool, render: Callable[[], RenderableType]) -> None:
+def ask(config: Config, question: Callable[["Fleet"], Awaitable[T]], budget_s: float = 10.0) -> T:
+    """Connect, ask, disconnect."""
+    from cloud.client import connected
+
+    async def asked() -> T:
+        async with connected(config, app_id(config), budget_s=budget_s, grace_s=GRACE_S) as fleet:
+            return await question(fleet)
+
+    return run(asked())
+
+
+def emit(value: Any, as_json: bool, render: Callable[[], "RenderableType"]) -> None:
     """Print ``value`` as one JSON document, or what ``render`` makes of it for a person."""
     if as_json:
         sys.stdout.write(msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n")
     else:
-        Console().print(render())
+        from rich.console import Console
+
+        Console(highlight=False).print(render())

@@ -2,21 +2,20 @@
 
 import asyncio
 import os
+import signal
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.live import Live
-from rich.text import Text
 
-from broker.process import on_signals
-from cloud.cli.options import WORKSPACE, app_id, read_config, run
-from cloud.cli.show import nodes_table
-from cloud.client import connected
-from cloud.local.processes import LocalFleet
+from cloud.cli.options import WORKSPACE, app_id, examples, read_config, run
 from shared.errors import ConfigError, RequestFailed
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from cloud.local.processes import LocalFleet
 
 _PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 REFRESH_S = 1.0
@@ -24,7 +23,7 @@ REFRESH_S = 1.0
 
 def processes(app: typer.Typer) -> None:
     """Add the commands."""
-    app.command(epilog="Examples: shoal up\n\nshoal up --devices 3 --port 1883 --http-port 8080")(up)
+    app.command(epilog=examples("shoal up", "shoal up --devices 3 --port 1884 --http-port 8081"))(up)
     for module, help in (
         ("broker", "Run the embedded MQTT 5 broker (see 'shoal broker --help')."),
         ("cloud", "Run the cloud process (see 'shoal cloud --help')."),
@@ -44,8 +43,8 @@ def _becomes(module: str) -> Any:
 def up(
     devices: Annotated[int, typer.Option(min=0, max=100, help="How many device processes.")] = 5,
     folder: Annotated[Path, typer.Option(help="Where credentials, state and logs live.")] = WORKSPACE,
-    port: Annotated[int, typer.Option(help="Port of the broker.")] = 1883,
-    http_port: Annotated[int, typer.Option(help="Port of the REST API.")] = 8080,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the broker; 0: any.")] = 1883,
+    http_port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the API; 0: any.")] = 8080,
     fleet: Annotated[str, typer.Option(help="Name of the fleet.")] = "main",
     quiet: Annotated[bool, typer.Option("--quiet", help="No live table.")] = False,
 ) -> None:
@@ -53,37 +52,78 @@ def up(
 
     Other commands in this folder find it by themselves: shoal nodes, shoal deploy, shoal infer, shoal watch.
     """
+    from cloud.local.lock import check_free, held
+    from cloud.local.processes import LocalFleet
+    from shared.ids import is_id
+
+    if not is_id(fleet):
+        raise ConfigError(f"--fleet {fleet!r}: use 1 to 64 of a-z, 0-9 and '-'")
     regions = ("eu", "us")
     nodes = {
         f"edge-{number}": {"labels": {"region": regions[number % len(regions)]}, "heartbeat_s": 5.0}
         for number in range(1, devices + 1)
     }
-    run(_up(LocalFleet(folder, nodes, fleet=fleet, port=port, http_port=http_port), quiet))
+    with held(folder / "lock", "a fleet"):
+        check_free(port, "broker", "--port")
+        check_free(http_port, "REST API", "--http-port")
+        run(_up(LocalFleet(folder, nodes, fleet=fleet, port=port, http_port=http_port), quiet))
 
 
-async def _up(local: LocalFleet, quiet: bool) -> None:
-    console = Console(stderr=True)
-    stopped = asyncio.Event()
-    on_signals(lambda _: stopped.set())
+async def _up(local: "LocalFleet", quiet: bool) -> None:
+    from rich.console import Console
+
+    console = Console(stderr=True, highlight=False)
+    stopped = _on_stop()
     async with local:
-        console.print(f"broker  {local.broker_url}  (users and passwords: {local.workspace.folder}/*.toml)")
-        console.print(f"API     http://127.0.0.1:{local.http_port}/docs")
-        console.print(f"logs    {local.workspace.folder / 'logs'}")
-        console.print(
-            "Try: shoal nodes | shoal deploy examples/digits/digits.shoal | shoal watch. Ctrl-C ends it."
-        )
+        _say_how_to_use(local, console)
         watching = asyncio.create_task(_watch(local, console, quiet), name="watch")
         ended = asyncio.create_task(_first_to_end(local), name="processes")
         waiting = asyncio.create_task(stopped.wait(), name="stop")
-        await asyncio.wait({watching, ended, waiting}, return_when=asyncio.FIRST_COMPLETED)
-        for task in (watching, ended, waiting):
-            task.cancel()
-        await asyncio.gather(watching, ended, waiting, return_exceptions=True)
-        if ended.done() and not ended.cancelled():
-            raise ConfigError(ended.result())
+        try:
+            await asyncio.wait({watching, ended, waiting}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in (watching, ended, waiting):
+                task.cancel()
+            await asyncio.gather(watching, ended, waiting, return_exceptions=True)
+        for task in (watching, ended):
+            if not task.cancelled():
+                raise task.exception() or ConfigError(str(task.result()))
+        console.print("stopping ...")
 
 
-async def _first_to_end(local: LocalFleet) -> str:
+def _on_stop() -> asyncio.Event:
+    """Set at the first signal, for an orderly end; a second one ends at once what is left."""
+    stopped, main = asyncio.Event(), asyncio.current_task()
+    assert main is not None
+
+    def asked() -> None:
+        if stopped.is_set():
+            main.cancel()
+        stopped.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        asyncio.get_running_loop().add_signal_handler(number, asked)
+    return stopped
+
+
+def _say_how_to_use(local: "LocalFleet", console: "Console") -> None:
+    from cloud.cli.show import facts_table
+
+    folder = local.workspace.folder
+    here = "" if folder == WORKSPACE.absolute() else f" --config {folder / 'operator.toml'}"
+    rows = [
+        ("broker", f"{local.broker_url} (users and passwords: {folder}/*.toml)"),
+        ("API", f"http://127.0.0.1:{local.http_port}/docs"),
+        ("logs", str(folder / "logs")),
+        ("try", f"shoal nodes{here}"),
+        ("", f"shoal deploy examples/digits/digits.shoal{here}"),
+        ("", f"shoal watch 'node/+/up/#'{here}"),
+        ("end", "Ctrl-C"),
+    ]
+    console.print(facts_table(rows))
+
+
+async def _first_to_end(local: "LocalFleet") -> str:
     """Waits until the broker or the cloud ends by itself; says which, with the end of its log."""
     while True:
         for process in (local.broker, local.cloud):
@@ -92,7 +132,13 @@ async def _first_to_end(local: LocalFleet) -> str:
         await asyncio.sleep(REFRESH_S)
 
 
-async def _watch(local: LocalFleet, console: Console, quiet: bool) -> None:
+async def _watch(local: "LocalFleet", console: "Console", quiet: bool) -> None:
+    from rich.live import Live
+    from rich.text import Text
+
+    from cloud.cli.show import nodes_table
+    from cloud.client import connected
+
     if quiet or not console.is_terminal:
         await asyncio.Event().wait()
     config = read_config(local.workspace.config("operator"))

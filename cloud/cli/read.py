@@ -2,54 +2,49 @@
 
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
-from rich.console import RenderableType
 
-from cloud.cli import show
 from cloud.cli.options import (
     BrokerOption,
     ConfigOption,
     FleetOption,
     JsonOption,
-    app_id,
+    ask,
     emit,
+    examples,
     load_config,
-    run,
 )
-from cloud.client import Fleet, connected
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from cloud.client import Fleet
 
 T = TypeVar("T")
 
 
 def read(app: typer.Typer) -> None:
     """Add the reading commands."""
-    app.command(epilog="Example: shoal nodes --json | jq '.[].node'")(nodes)
-    app.command(epilog="Example: shoal node edge-1")(node)
-    app.command(epilog="Example: shoal overview")(overview)
-    app.command(epilog="Example: shoal models")(models)
-    app.command(epilog="Example: shoal deployments")(deployments)
-    app.command(epilog="Example: shoal why last")(why)
+    app.command(epilog=examples("shoal nodes", "shoal nodes --json | jq '.[].node'"))(nodes)
+    app.command(epilog=examples("shoal node edge-1"))(node)
+    app.command(epilog=examples("shoal overview"))(overview)
+    app.command(epilog=examples("shoal models"))(models)
+    app.command(epilog=examples("shoal deployments"))(deployments)
+    app.command(epilog=examples("shoal why last", "shoal why operator/3f2a8c611"))(why)
 
 
-def _ask(
+def _answer(
     config: Path | None,
     broker: str | None,
     fleet: str | None,
-    question: Callable[[Fleet], Awaitable[T]],
-) -> T:
-    settings = load_config(config, broker, fleet)
-
-    async def asked() -> T:
-        async with connected(settings, app_id(settings)) as client:
-            return await question(client)
-
-    return run(asked())
-
-
-def _show(answer: T, as_json: bool, render: Callable[[T], RenderableType]) -> None:
-    emit(answer, as_json, lambda: render(answer))
+    json: bool,
+    question: Callable[["Fleet"], Awaitable[T]],
+    render: Callable[[T], "RenderableType"],
+) -> None:
+    answer = ask(load_config(config, broker, fleet), question)
+    emit(answer, json, lambda: render(answer))
 
 
 def nodes(
@@ -59,7 +54,9 @@ def nodes(
     json: JsonOption = False,
 ) -> None:
     """List the nodes: status, last heartbeat, load, models."""
-    _show(_ask(config, broker, fleet, lambda client: client.nodes()), json, show.nodes_table)
+    from cloud.cli.show import nodes_table
+
+    _answer(config, broker, fleet, json, lambda client: client.nodes(), nodes_table)
 
 
 def node(
@@ -70,7 +67,9 @@ def node(
     json: JsonOption = False,
 ) -> None:
     """Show one node: the evidence for its status, its machine, its models."""
-    _show(_ask(config, broker, fleet, lambda client: client.node(name)), json, show.node_page)
+    from cloud.cli.show import node_page
+
+    _answer(config, broker, fleet, json, lambda client: client.node(name), node_page)
 
 
 def overview(
@@ -80,7 +79,9 @@ def overview(
     json: JsonOption = False,
 ) -> None:
     """Show the fleet in a few numbers."""
-    _show(_ask(config, broker, fleet, lambda client: client.overview()), json, show.overview_page)
+    from cloud.cli.show import overview_page
+
+    _answer(config, broker, fleet, json, lambda client: client.overview(), overview_page)
 
 
 def models(
@@ -90,7 +91,9 @@ def models(
     json: JsonOption = False,
 ) -> None:
     """List the catalog of models."""
-    _show(_ask(config, broker, fleet, lambda client: client.models()), json, show.models_table)
+    from cloud.cli.show import models_table
+
+    _answer(config, broker, fleet, json, lambda client: client.models(), models_table)
 
 
 def deployments(
@@ -100,7 +103,9 @@ def deployments(
     json: JsonOption = False,
 ) -> None:
     """List what is deployed where, and how far it is."""
-    _show(_ask(config, broker, fleet, lambda client: client.deployments()), json, show.deployments_table)
+    from cloud.cli.show import deployments_table
+
+    _answer(config, broker, fleet, json, lambda client: client.deployments(), deployments_table)
 
 
 def why(
@@ -113,4 +118,6 @@ def why(
     json: JsonOption = False,
 ) -> None:
     """Explain why a request went to the node it went to."""
-    _show(_ask(config, broker, fleet, lambda client: client.why(request)), json, show.why_page)
+    from cloud.cli.show import why_page
+
+    _answer(config, broker, fleet, json, lambda client: client.why(request), why_page)

@@ -1,6 +1,6 @@
 """Tables for people. A colour says something: green serves, yellow waits, red needs a person."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -40,6 +40,16 @@ def age_text(age_s: float | None) -> str:
     return f"{age_s:.0f} s ago" if age_s < 120 else f"{age_s / 60:.0f} min ago"
 
 
+def facts_table(rows: Iterable[tuple[str, str | Text]]) -> Table:
+    """Names in bold and values, one a line. Values are no markup."""
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in rows:
+        table.add_row(name, Text(value) if isinstance(value, str) else value)
+    return table
+
+
 def nodes_table(nodes: Sequence[NodeView]) -> RenderableType:
     """One line a node."""
     if not nodes:
@@ -63,8 +73,6 @@ def nodes_table(nodes: Sequence[NodeView]) -> RenderableType:
 
 def node_page(node: NodeView) -> RenderableType:
     """All about one node."""
-    facts = Table(box=None, show_header=False, pad_edge=False)
-    facts.add_column(style="bold")
     caps = node.capabilities
     rows: list[tuple[str, str | Text]] = [
         ("node", node.node),
@@ -80,30 +88,30 @@ def node_page(node: NodeView) -> RenderableType:
         ("tasks", ", ".join(node.tasks) or "-"),
         ("labels", " ".join(f"{k}={v}" for k, v in sorted(node.labels.items())) or "-"),
     ]
-    for name, value in rows:
-        facts.add_row(name, value)
     for name, model in sorted(node.models.items()):
-        facts.add_row("model", Text.assemble(f"{name} {model.digest[:12]} ", coloured(model.state)))
-    return facts
+        rows.append(("model", Text.assemble(f"{name} {model.digest[:12]} ", coloured(model.state))))
+    return facts_table(rows)
 
 
 def overview_page(overview: Overview) -> RenderableType:
     """The fleet in a few lines."""
     counts = Text(", ").join(
-        Text(f"{count} {status}") for status, count in sorted(overview.nodes.items()) if count
+        Text(f"{count} {status}", style=_COLOURS.get(status, ""))
+        for status, count in sorted(overview.nodes.items())
+        if count
     )
     memory = bytes_text(overview.memory_bytes)
-    return Group(
-        Text.assemble(("nodes      ", "bold"), counts or "none"),
-        Text.assemble(("machines   ", "bold"), f"{overview.cores} cores, {memory}, {overview.slots} slots"),
-        Text.assemble(
-            ("load       ", "bold"),
-            f"{overview.in_flight} in flight, cpu {overview.cpu_ratio_mean:.0%} on average",
-        ),
-        Text.assemble(
-            ("models     ", "bold"),
-            ", ".join(f"{name} on {count}" for name, count in sorted(overview.models.items())) or "none",
-        ),
+    ready = ", ".join(f"{name} on {count}" for name, count in sorted(overview.models.items()))
+    went = ", ".join(f"{count} {how}" for how, count in sorted(overview.requests.items()) if count)
+    return facts_table(
+        [
+            ("fleet", f"{overview.fleet}, term {overview.term}"),
+            ("nodes", counts if counts.plain else "none"),
+            ("machines", f"{overview.cores} cores, {memory}, {overview.slots} slots"),
+            ("load", f"{overview.in_flight} in flight, cpu {overview.cpu_ratio_mean:.0%} on average"),
+            ("models", ready or "none"),
+            ("requests", went or "none"),
+        ]
     )
 
 

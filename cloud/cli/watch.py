@@ -3,54 +3,83 @@
 import asyncio
 import sys
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import typer
-from rich.console import Console
-from rich.text import Text
 
 from broker.bus import Delivery
-from cloud.cli.options import BrokerOption, ConfigOption, FleetOption, JsonOption, app_id, load_config, run
-from cloud.client import connected
-from shared.errors import RemoteError
-from shared.topics import find
+from cloud.cli.options import (
+    BrokerOption,
+    ConfigOption,
+    FleetOption,
+    JsonOption,
+    ask,
+    examples,
+    load_config,
+)
+from shared.errors import ConfigError, RemoteError, Unavailable
+from shared.topics import find, root
 from shared.wire import decode
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from cloud.client import Fleet
 
 QUEUE_MAX = 10_000
 BYTES_SHOWN = 64
+CHECK_S = 1.0
 
 
 def watch(app: typer.Typer) -> None:
     """Add the command."""
     app.command(
         name="watch",
-        epilog="Examples: shoal watch 'node/+/up/#'\n\nshoal watch 'node/edge-1/#' --count 10 --json",
+        epilog=examples("shoal watch 'node/+/up/#'", "shoal watch 'node/edge-1/#' --count 10 --json"),
     )(_watch)
 
 
 def _watch(
     filter: Annotated[str, typer.Argument(help="Topic filter under the fleet's root.")] = "#",
-    count: Annotated[int, typer.Option("--count", "-n", help="Stop after so many messages (0: never).")] = 0,
+    count: Annotated[
+        int, typer.Option("--count", "-n", min=0, help="Stop after so many messages (0: never).")
+    ] = 0,
     config: ConfigOption = None,
     broker: BrokerOption = None,
     fleet: FleetOption = None,
     json: JsonOption = False,
 ) -> None:
     """Print messages as they pass, decoded; one line each, or one JSON object a line."""
-    settings = load_config(config, broker, fleet)
-    console = Console(soft_wrap=True)
+    from rich.console import Console
 
-    async def watched() -> None:
-        async with connected(settings, app_id(settings)) as client:
-            queue: asyncio.Queue[Delivery] = asyncio.Queue(QUEUE_MAX)
-            client.bus.subscribe([filter], lambda delivery: _offer(queue, delivery))
-            seen = 0
-            while not count or seen < count:
-                _print(described(await queue.get()), json, console)
-                seen += 1
+    settings, console = load_config(config, broker, fleet), Console(soft_wrap=True, highlight=False)
+    wanted = filter.removeprefix(f"{root(settings.fleet)}/")  # the full topic is welcome as well
 
-    run(watched())
+    async def watched(client: "Fleet") -> None:
+        queue: asyncio.Queue[Delivery] = asyncio.Queue(QUEUE_MAX)
+        try:
+            client.bus.subscribe([wanted], lambda delivery: _offer(queue, delivery))
+        except ValueError as error:
+            raise ConfigError(f"{filter!r} is not a topic filter: {error}") from None
+        seen = 0
+        while not count or seen < count:
+            _print(described(await _next(queue, client)), json, console)
+            seen += 1
+
+    ask(settings, watched)
+
+
+async def _next(queue: asyncio.Queue[Delivery], client: "Fleet") -> Delivery:
+    """The next message. Raises :class:`Unavailable` when the broker did not let us subscribe."""
+    while True:
+        try:
+            async with asyncio.timeout(CHECK_S):
+                return await queue.get()
+        except TimeoutError:
+            link = client.bus.link
+            if link.up and link.reason:
+                raise Unavailable(f"the broker refuses: {link.reason}") from None
 
 
 def _offer(queue: asyncio.Queue[Delivery], delivery: Delivery) -> None:
@@ -95,11 +124,13 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _print(line: dict[str, Any], as_json: bool, console: Console) -> None:
+def _print(line: dict[str, Any], as_json: bool, console: "Console") -> None:
     if as_json:
         sys.stdout.write(msgspec.json.encode(line).decode() + "\n")
         sys.stdout.flush()
         return
+    from rich.text import Text
+
     body = msgspec.json.encode(line.get("message", line.get("error"))).decode()
     kept = Text(" kept", style="dim") if line["retained"] else Text("")
     style = "red" if "error" in line else ""

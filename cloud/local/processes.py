@@ -39,7 +39,11 @@ class LocalProcess:
         """Start it (again)."""
         with self.log.open("ab") as output:
             self._process = await asyncio.create_subprocess_exec(
-                *self.command, stdin=asyncio.subprocess.DEVNULL, stdout=output, stderr=output
+                *self.command,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,  # Ctrl-C reaches us alone, and we stop them in order
             )
 
     def signal(self, number: signal.Signals) -> None:
@@ -111,13 +115,14 @@ class LocalFleet:
         return [self.broker, self.cloud, *self.devices.values()]
 
     async def start(self) -> None:
-        """Start everything; the broker first, since nobody can do anything before it listens.
+        """Start everything. The cloud takes longest to load, so it loads while the broker begins to listen;
+        the devices come after that, since an early one would only be refused and wait to try again.
 
         Raises :class:`Unavailable`, with the end of its log, when the broker does not come up.
         """
         await self.broker.start()
-        await self.listening(self.broker, self.port)
         await self.cloud.start()
+        await self.listening(self.broker, self.port)
         for device in self.devices.values():
             await device.start()
 
@@ -130,11 +135,18 @@ class LocalFleet:
             await asyncio.sleep(0.02)
 
     async def stop(self) -> None:
-        """Devices first, so that they can say goodbye; then the cloud, then the broker."""
-        await asyncio.gather(*(device.stop() for device in self.devices.values() if device.running))
-        for process in (self.cloud, self.broker):
-            if process.running:
-                await process.stop()
+        """Devices first, so that they can say goodbye; then the cloud, then the broker.
+
+        Cut short (a second Ctrl-C), it kills whoever is left.
+        """
+        try:
+            await asyncio.gather(*(device.stop() for device in self.devices.values() if device.running))
+            for process in (self.cloud, self.broker):
+                if process.running:
+                    await process.stop()
+        finally:
+            for process in self.processes:
+                process.signal(signal.SIGKILL)
 
     async def __aenter__(self) -> "LocalFleet":
         """Start, and stop what had started when it fails half way."""

@@ -18,6 +18,8 @@ from broker.acl import Role
 from broker.credentials import Credentials, enrol, write_private
 from cloud.artifacts.keys import public_hex, signing_key
 from cloud.local.toml import to_toml
+from shared.errors import ConfigError
+from shared.ids import is_id
 
 CLOUD_USER = "cloud"
 OPERATOR_USER = "operator"
@@ -34,10 +36,10 @@ class Workspace:
 
     def prepare(self, broker_url: str, nodes: Mapping[str, Mapping[str, Any]], http_port: int) -> None:
         """Make or renew everything. ``nodes``: id -> settings of its ``[device]`` section."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self.cloud_data.mkdir(exist_ok=True)
+        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.cloud_data.mkdir(exist_ok=True, mode=0o700)
         credentials = Credentials(self.credentials_dir)
-        key = public_hex(signing_key(self.cloud_data))
+        key = self._cloud_key()
         cloud = {
             "data": str(self.cloud_data),
             "http_port": http_port,
@@ -56,6 +58,27 @@ class Workspace:
         for node, settings in nodes.items():
             device = {"node": node, "data": str(self.folder / node), "cloud_key": key, **settings}
             self._write(node, broker_url, self._password(credentials, node, Role.DEVICE), device=device)
+
+    def enrol(
+        self, name: str, role: Role, broker_url: str, settings: Mapping[str, Any], *, renew: bool = False
+    ) -> str:
+        """Add one principal and write its configuration; returns its password.
+
+        ``settings``: of a device's ``[device]`` section. Raises :class:`ConfigError` for a name that can't
+        be used, or that is known already unless it is to be renewed (whoever uses it would be locked out).
+        """
+        if not is_id(name):
+            raise ConfigError(f"{name[:80]!r} is not a usable name: 1 to 64 of a-z, 0-9 and '-'")
+        credentials = Credentials(self.credentials_dir)
+        if name in credentials.roles and not renew:
+            raise ConfigError(f"{name!r} is enrolled already; --renew gives it a new password")
+        password = credentials.add(name, role)
+        device = {"node": name, "data": str(self.folder / name), "cloud_key": self._cloud_key(), **settings}
+        self._write(name, broker_url, password, **({"device": device} if role is Role.DEVICE else {}))
+        return password
+
+    def _cloud_key(self) -> str:
+        return public_hex(signing_key(self.cloud_data))
 
     def config(self, name: str) -> Path:
         """The configuration file of the cloud, the operator or a node."""
