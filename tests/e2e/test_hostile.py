@@ -33,9 +33,9 @@ pytestmark = pytest.mark.timeout(150)
 
 HEARTBEAT_S = FAST["heartbeat_s"]
 GAP_S_MAX = 2 * HEARTBEAT_S + 0.5  # two intervals, and what a loaded machine adds
-BUDGET_S = 2.5  # of a request: an agent that hangs for so long can't hide it
+BUDGET_S = 2.0  # of a request: an agent that hangs for so long can't hide it
 LATE_S_MAX = 1.5  # 0.2 s is meant; the rest is the loaded machine
-WATCH_S = 1.2
+WATCH_S = 0.8
 NEIGHBOUR_BUDGET_S = 2.0
 
 # The slot beside the attack is for the neighbour.

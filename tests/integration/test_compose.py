@@ -1,29 +1,103 @@
 """The files that docker-compose.yml puts together, on Debian's Mosquitto and, where an engine answers, on
 the one of its own image. ``scenario`` is the same for both: a broker's address and the prepared volumes.
+
+What the containers would run runs here as processes: the commands of the Dockerfiles and the environment of
+the compose file, each in its own volume.
 """
 
+import asyncio
 import importlib.util
+import json
 import shutil
 import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
-from broker.credentials import PASSWORDS
+from broker.acl import Role
+from broker.credentials import PASSWORDS, ROLES, parse_roles
 from broker.mosquitto import Mosquitto, configuration
+from cloud.cli.options import read_config
+from cloud.client import connected
+from cloud.local.processes import LocalProcess
 from shared.topics import BIRTH, DESIRED, root
+from tests.e2e.fleets import deploy_digits, right_answer, serving, until
 from tests.integration.secured import FLEET, Client, Secured, await_port, free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 NODES = ("edge-1", "edge-2", "edge-3")
 IMAGE = "eclipse-mosquitto:2.0"
+HOME = "/var/lib/shoal"  # in a container; here it is that container's volume
 
 
 def scenario(host: str, port: int, volumes: Path) -> None:
+    """Strangers first, whose words the fleet then finds retained and can't read; then the fleet itself."""
+    names_and_rights(host, port, volumes)
+    asyncio.run(fleet_at_work(f"mqtt://{host}:{port}", volumes))
+
+
+async def fleet_at_work(broker: str, volumes: Path) -> None:
+    """The devices register, get a model and answer, over MQTT and over the API."""
+    web = f"http://127.0.0.1:{free_port()}"
+    here = {"SHOAL_BROKER_URL": broker}
+    there = {**here, "SHOAL_CLOUD_HTTP_PORT": web.rpartition(":")[2], "SHOAL_CLOUD_DATA": HOME}
+    quick = {**here, "SHOAL_DEVICE_DATA": HOME, "SHOAL_DEVICE_BENCHMARK_S": "0.05"}
+    processes = [
+        container("cloud", "cloud", volumes, there),
+        *(container(node, "edge", volumes, quick) for node in NODES),
+    ]
+    config = read_config(volumes / "operator" / "operator.toml", {"broker": {"url": broker}})
+    try:
+        for process in processes:
+            await process.start()
+        async with connected(config, "operator", budget_s=2.0) as fleet:
+            await until("the devices serve", lambda: serving(fleet, *NODES))
+            await deploy_digits(fleet, *NODES)
+            for node in NODES:
+                assert await right_answer(fleet, node)
+            await until("the API reaches the fleet", lambda: healthy(web))
+    finally:
+        await asyncio.gather(*(process.stop() for process in processes if process.running))
+
+
+def container(service: str, image: str, volumes: Path, settings: dict[str, str]) -> LocalProcess:
+    """A service of the compose file as a process whose home is the service's volume."""
+    given = compose()["services"][service].get("environment", {}) | settings
+    home = str(volumes / service)
+    environment = [f"{name}={value}".replace(HOME, home) for name, value in given.items()]
+    python, *command = command_of(image)
+    assert python == "python"
+    ran = ("env", "-C", home, f"PYTHONPATH={ROOT}", *environment, sys.executable, *command)
+    return LocalProcess(service, ran, volumes / f"{service}.log")
+
+
+def command_of(image: str) -> list[str]:
+    """The last line of its Dockerfile."""
+    last = (ROOT / "docker" / f"{image}.Dockerfile").read_text().splitlines()[-1]
+    command: list[str] = json.loads(last.removeprefix("CMD "))
+    return command
+
+
+def compose() -> Any:
+    return yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+
+
+async def healthy(web: str) -> bool:
+    """What the compose file's own health check says, of the address that the API has here."""
+    _, python, *check = compose()["services"]["cloud"]["healthcheck"]["test"]
+    assert python == "python"
+    there = [part.replace("http://127.0.0.1:8080", web) for part in check]
+    process = await asyncio.create_subprocess_exec(sys.executable, *there, stderr=asyncio.subprocess.DEVNULL)
+    return await process.wait() == 0
+
+
+def names_and_rights(host: str, port: int, volumes: Path) -> None:
     """Whoever holds a prepared file gets in as who it says; the fleet's first words reach their hearers."""
     passwords = {name: password_in(path) for name, path in handed_out(volumes).items()}
     broker = Secured(host, port, passwords)
@@ -98,9 +172,16 @@ def test_preparing_again_keeps_keys_and_passwords(volumes: Path) -> None:
     assert {file: file.read_bytes() for file in volumes.rglob("*") if file.is_file()} == files
 
 
+def test_everybody_who_has_a_password_has_access_rules(volumes: Path) -> None:
+    """Mosquitto grants a user without rules what any device has: nothing of use to who is none."""
+    roles = parse_roles((volumes / "workspace" / "credentials" / ROLES).read_text())
+    known = (ROOT / "docker" / "mosquitto" / "acl").read_text().splitlines()
+    others = {name for name, role in roles.items() if role is not Role.DEVICE}
+    assert {name for name in others if f"user {name}" not in known} == set()
+
+
 def test_what_the_compose_file_mounts_and_builds_exists() -> None:
-    compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
-    services, volumes = compose["services"], compose["volumes"]
+    services, volumes = compose()["services"], compose()["volumes"]
     assert set(services) == {"prepare", "mosquitto", "cloud", "shoal", *NODES}
     assert services["mosquitto"]["image"] == IMAGE
     for service in services.values():
