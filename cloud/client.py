@@ -242,9 +242,7 @@ def _no_broker(url: str, reason: str) -> str:
     address = broker_address(url)
     where = f"{address.scheme}://{address.host}:{address.port}"
     if "authoriz" in reason.lower() or "password" in reason.lower():
-        advice = (
-            "check user and password: --config FILE, or --broker mqtt://user@host with SHOAL_BROKER_PASSWORD"
-        )
+        advice = "check user and password (--config FILE, or mqtt://user@host and SHOAL_BROKER_PASSWORD)"
     else:
         advice = "start one with 'shoal up', or name yours with --broker URL"
     return f"no connection to the broker at {where}: {reason}; {advice}"

@@ -3,7 +3,7 @@
 import logging
 import os
 import sys
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -64,9 +64,7 @@ def main() -> None:
     try:
         sys.exit(build()(args=sys.argv[1:] or ["--help"], prog_name="shoal", standalone_mode=False))
     except _UsageError as error:
-        context = getattr(error, "ctx", None)
-        path = context.command_path if context is not None else "shoal"
-        _fail(f"{getattr(error, 'message', error)} ('{path} --help' shows how)")
+        _fail(_usage(error))
     except ShoalError as error:
         _fail(str(error))
     except ExceptionGroup as group:
@@ -80,6 +78,13 @@ def main() -> None:
         sys.exit(EXIT_TROUBLE)
     except (KeyboardInterrupt, typer.Abort):
         sys.exit(EXIT_INTERRUPTED)
+
+
+def _usage(error: Any) -> str:
+    """click's complaint as one line."""
+    path = error.ctx.command_path if error.ctx is not None else "shoal"
+    complaint = " ".join(error.format_message().split()).rstrip(".")
+    return f"{complaint}; '{path} --help' shows how"
 
 
 def _fail(reason: str) -> NoReturn:

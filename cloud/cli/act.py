@@ -2,7 +2,7 @@
 
 import asyncio
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -17,8 +17,6 @@ from cloud.cli.options import (
     load_config,
 )
 from shared.errors import ConfigError, Unavailable
-from shared.messages import CommandVerb
-from shared.package import SUFFIX
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -27,6 +25,8 @@ if TYPE_CHECKING:
     from cloud.client import Fleet
     from shared.deploys import DeployResult
 
+Verb = Literal["ping", "announce", "drain"]
+SUFFIX = ".shoal"
 WAIT_S_MAX = 120.0
 _POLL_S = 0.1
 
@@ -60,7 +60,7 @@ def deploy(
     package = _read_package(Path(model)) if model.endswith(SUFFIX) else None
 
     async def deployed(client: "Fleet") -> "DeployResult":
-        with _bars(quiet=json) as bars:
+        with _bars(quiet=json or (package is None and not wait)) as bars:
             name = model if package is None else await _uploaded(client, model, package, bars)
             result = await client.deploy(name, to, remove=remove)
             if wait and not remove:
@@ -99,22 +99,23 @@ async def _until_ready(client: "Fleet", result: "DeployResult", bars: "Progress"
     task = bars.add_task(f"{result.model} gets ready", total=result.matched, count=f"0/{result.matched}")
     try:
         async with asyncio.timeout(WAIT_S_MAX):
-            while True:
-                rules = await client.deployments()
-                for rule in rules:
-                    if (rule.model, rule.target) != (result.model, result.target):
-                        continue
-                    bars.update(task, completed=rule.ready, count=f"{rule.ready}/{result.matched}")
-                    if rule.failures:
-                        node, reason = next(iter(sorted(rule.failures.items())))
-                        raise Unavailable(f"{len(rule.failures)} nodes failed; {node}: {reason}")
-                    if rule.ready >= result.matched:
-                        return
+            while (ready := await _ready(client, result)) < result.matched:
+                bars.update(task, completed=ready, count=f"{ready}/{result.matched}")
                 await asyncio.sleep(_POLL_S)
     except TimeoutError:
         raise Unavailable(
             f"not ready everywhere within {WAIT_S_MAX:g} s; 'shoal deployments' shows who is missing"
         ) from None
+    bars.update(task, completed=result.matched, count=f"{result.matched}/{result.matched}")
+
+
+async def _ready(client: "Fleet", result: "DeployResult") -> int:
+    for rule in await client.deployments():
+        if (rule.model, rule.target) == (result.model, result.target):
+            for node, reason in sorted(rule.failures.items()):
+                raise Unavailable(f"{len(rule.failures)} nodes failed; {node}: {reason}")
+            return rule.ready
+    return 0
 
 
 def _deployed_text(result: "DeployResult") -> "Text":
@@ -162,13 +163,15 @@ def infer(
 
 def command(
     node: Annotated[str, typer.Argument(help="The node's id.")],
-    verb: Annotated[CommandVerb, typer.Argument(help="What it is to do.")],
+    verb: Annotated[Verb, typer.Argument(help="What it is to do.")],
     config: ConfigOption = None,
     broker: BrokerOption = None,
     fleet: FleetOption = None,
     json: JsonOption = False,
 ) -> None:
     """Tell one node to answer (ping), to introduce itself again (announce), or to leave (drain)."""
-    reply = ask(load_config(config, broker, fleet), lambda client: client.command(node, verb))
+    from shared.messages import CommandVerb
+
+    reply = ask(load_config(config, broker, fleet), lambda client: client.command(node, CommandVerb(verb)))
     result = {"node": reply.node, "verb": verb, "status": reply.status}
     emit(result, json, lambda: f"{reply.node}: {verb} {reply.status}")

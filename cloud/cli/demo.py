@@ -57,9 +57,7 @@ def _example(given: Path | None) -> Path:
     for place in places:
         if (place / "digits.shoal").exists():
             return place
-    raise ConfigError(
-        f"{places[0] / 'digits.shoal'} is missing; run this in the repository, or --examples DIR"
-    )
+    raise ConfigError(f"no digits.shoal in {places[0]}; run this in the repository, or give --examples DIR")
 
 
 def _play(example: Path, folder: Path, devices: int, *, quiet: bool) -> "DemoResult":

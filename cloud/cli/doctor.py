@@ -25,8 +25,6 @@ from cloud.cli.options import (
 )
 from shared.config import Config, broker_address
 from shared.errors import RequestFailed, ShoalError, TimedOut, Unavailable
-from shared.messages import CommandVerb, Pong
-from shared.wire import unpacked
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -51,9 +49,8 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
 
 def doctor(app: typer.Typer) -> None:
     """Add the command."""
-    app.command(
-        name="doctor", epilog=examples("shoal doctor", "shoal doctor --json | jq '.[] | select(.ok | not)'")
-    )(_doctor)
+    epilog = examples("shoal doctor", "shoal doctor --json | jq '.[] | select(.ok | not)'")
+    app.command(name="doctor", epilog=epilog)(_doctor)
 
 
 def _doctor(
@@ -148,6 +145,9 @@ async def _nodes(client: "Fleet") -> AsyncIterator[Finding]:
 
 
 async def _ping(client: "Fleet", node: str) -> list[Finding]:
+    from shared.messages import CommandVerb, Pong
+    from shared.wire import unpacked
+
     started = time.time()
     try:
         reply = await client.command(node, CommandVerb.PING)

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 import typer
 
-from broker.bus import Delivery
 from cloud.cli.options import (
     BrokerOption,
     ConfigOption,
@@ -19,12 +18,11 @@ from cloud.cli.options import (
     load_config,
 )
 from shared.errors import ConfigError, RemoteError, Unavailable
-from shared.topics import find, root
-from shared.wire import decode
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from broker.bus import Delivery
     from cloud.client import Fleet
 
 QUEUE_MAX = 10_000
@@ -53,6 +51,8 @@ def _watch(
     """Print messages as they pass, decoded; one line each, or one JSON object a line."""
     from rich.console import Console
 
+    from shared.topics import root
+
     settings, console = load_config(config, broker, fleet), Console(soft_wrap=True, highlight=False)
     wanted = filter.removeprefix(f"{root(settings.fleet)}/")  # the full topic is welcome as well
 
@@ -70,7 +70,7 @@ def _watch(
     ask(settings, watched)
 
 
-async def _next(queue: asyncio.Queue[Delivery], client: "Fleet") -> Delivery:
+async def _next(queue: "asyncio.Queue[Delivery]", client: "Fleet") -> "Delivery":
     """The next message. Raises :class:`Unavailable` when the broker did not let us subscribe."""
     while True:
         try:
@@ -82,14 +82,17 @@ async def _next(queue: asyncio.Queue[Delivery], client: "Fleet") -> Delivery:
                 raise Unavailable(f"the broker refuses: {link.reason}") from None
 
 
-def _offer(queue: asyncio.Queue[Delivery], delivery: Delivery) -> None:
+def _offer(queue: "asyncio.Queue[Delivery]", delivery: "Delivery") -> None:
     """A terminal that can't keep up loses lines; it must not hold up the broker."""
     if not queue.full():
         queue.put_nowait(delivery)
 
 
-def described(delivery: Delivery) -> dict[str, Any]:
+def described(delivery: "Delivery") -> dict[str, Any]:
     """One message as JSON can say it: topic, type, message (or why it can't be read)."""
+    from shared.topics import find
+    from shared.wire import decode
+
     line: dict[str, Any] = {
         "at": datetime.now(UTC).isoformat(timespec="milliseconds"),
         "topic": delivery.topic,

@@ -23,9 +23,8 @@ def held(path: Path, what: str) -> Iterator[None]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             holder = os.read(descriptor, 20).decode() or "unknown"
-            raise ConfigError(
-                f"{what} runs in {path.parent.absolute()} already (process {holder}); stop it with Ctrl-C there"
-            ) from None
+            where = path.parent.absolute()
+            raise ConfigError(f"{what} runs in {where} already (process {holder}); end it first") from None
         os.ftruncate(descriptor, 0)
         os.write(descriptor, str(os.getpid()).encode())
         yield
