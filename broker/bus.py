@@ -34,8 +34,7 @@ class Delivery(msgspec.Struct, frozen=True, gc=False):
     retained: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Properties:
+class Properties(msgspec.Struct, frozen=True, gc=False):
     """What travels beside the payload where the broker speaks MQTT 5. All of it is also in the payload."""
 
     expiry_s: int | None = None

@@ -127,8 +127,8 @@ class ClientBus:
         done: Callable[[], None] | None = None,
     ) -> bool:
         """See :meth:`broker.bus.Bus.publish`. Raises ``ValueError`` for a topic that MQTT can't carry."""
-        self._topics.name(topic)  # a bad one would end every connection that tries to send it
-        return self._publisher.publish(topic, payload, qos, retain, properties, done)
+        # Checked before it is queued: a bad one would end every connection that tries to send it.
+        return self._publisher.publish(self._topics.name(topic), payload, qos, retain, properties, done)
 
     def subscribe(self, filters: Sequence[str], handler: Handler, *, qos: int = 1) -> Subscription:
         """See :meth:`broker.bus.Bus.subscribe`."""
@@ -164,7 +164,8 @@ class ClientBus:
                 delay_s = self._backoff.ended(alive_s)
                 log.warning("%s: %s; next attempt in %.1f s", self._options.client_id, reason, delay_s)
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._closing.wait(), delay_s)
+                    async with asyncio.timeout(delay_s):
+                        await self._closing.wait()
                 self.stats.reconnects += 1
         finally:
             self._idle.set()

@@ -8,14 +8,14 @@ goes to the back, so that the order between topics stays the order of publishing
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+
+import msgspec
 
 from broker.bus import NO_PROPERTIES, BusStats, Properties
 
 
-@dataclass(slots=True)
-class Outgoing:
-    """A message on its way out. ``topic`` is relative; ``number`` grows with each publish."""
+class Outgoing(msgspec.Struct):
+    """A message on its way out. ``number`` grows with each publish."""
 
     topic: str
     payload: bytes

@@ -49,7 +49,8 @@ class Publisher:
         done: Callable[[], None] | None = None,
     ) -> bool:
         """Send now or queue. False: the outbox is full."""
-        expires_at = None if properties.expiry_s is None else self._clock() + properties.expiry_s
+        expiry_s = properties.expiry_s
+        expires_at = None if expiry_s is None else self._clock() + expiry_s
         message = Outgoing(topic, payload, qos, retain, properties, done, expires_at)
         if qos == 0:
             self._send_or_drop(message)

@@ -20,9 +20,10 @@ import time
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Generic, TypeVar
 
-from broker.bus import Bus, Delivery, Link, Properties, Subscription
+from broker.bus import NO_PROPERTIES, Bus, Delivery, Link, Properties, Subscription
 from shared.core import Clear, Core, Effect, Failed, Ignore, LinkDown, LinkUp, Publish, Tick, Work
 from shared.errors import LocalError, RemoteError
 from shared.messages import Message, Request
@@ -267,4 +268,9 @@ def properties_of(topic: Topic[Any], message: Message) -> Properties:
         return Properties(
             expiry_s=max(1, int(message.budget_s + 0.999)), correlation=message.correlation.encode()
         )
-    return Properties(expiry_s=topic.expiry_s)
+    return _expiring(topic.expiry_s)
+
+
+@cache
+def _expiring(expiry_s: int | None) -> Properties:
+    return NO_PROPERTIES if expiry_s is None else Properties(expiry_s=expiry_s)

@@ -1,7 +1,8 @@
 """Bytes <-> packets of one TCP connection: framing, batched writes, keepalive. No MQTT session inside.
 
-Reading: every packet of a chunk is handled inside ``data_received``; what handlers write meanwhile leaves
-in one ``transport.write`` at the end of it. Writing outside of that is gathered until the loop's next turn.
+Reading: every packet of a chunk is handled inside ``data_received``. Writing is gathered until the loop's
+next turn and leaves in one ``transport.write``. So the acknowledgement of a reply travels together with
+the next request of the task that the reply woke, and the task does not wait for a system call first.
 
 The codec panics on some malformed packets (invalid UTF-8 raises a ``BaseException``) and has no length
 guard; :func:`read_packet` and :func:`frame_bytes` make both an ordinary :class:`BadPacket`.
@@ -20,6 +21,8 @@ Handlers = Mapping[type, Callable[[Any], None]]
 
 _WRITE_BYTES_MAX = 1 << 20  # over this, QoS 0 is dropped and QoS 1 waits in the outbox
 _GOODBYE_S = 1.0
+# Looks at the keepalive in one interval: a flag set by each packet costs less than the time of each.
+_LOOKS, _QUIET_MAX, _SILENT_MAX = 4, 3, 6
 _PING = mqtt5.PingReqPacket().write()
 _LENGTH_BYTES_MAX = 4  # MQTT 5.0, section 1.5.5
 
@@ -79,12 +82,12 @@ class Connection(asyncio.Protocol):
         self._greeting, self._handlers = greeting, handlers
         self._on_congestion, self._bytes_max = on_congestion, bytes_max
         self._transport: asyncio.Transport | None = None
-        self._buffer = bytearray()
-        self._awaited_bytes = 0
+        self._chunks: list[bytes] = []  # of a packet that is not complete yet
+        self._chunks_bytes = self._awaited_bytes = 0
         self._out: list[bytes] = []
         self._out_bytes = 0
         self._flush_due = False
-        self._received_at = self._sent_at = 0.0
+        self._received = self._sent = False  # since the last look at the keepalive
         self._timer: asyncio.TimerHandle | None = None
         self._reason = ""
 
@@ -117,24 +120,22 @@ class Connection(asyncio.Protocol):
         self._on_congestion(False)
 
     def data_received(self, data: bytes) -> None:
-        self._received_at = self._loop.time()
-        buffer = self._buffer
-        if buffer:
-            buffer += data
-            if len(buffer) < self._awaited_bytes:
+        self._received = True
+        if self._chunks:
+            self._chunks.append(data)
+            self._chunks_bytes += len(data)
+            if self._chunks_bytes < self._awaited_bytes:
                 return
-        self._flush_due = True  # what handlers write is gathered until we are through
+            data = b"".join(self._chunks)
+            self._chunks.clear()
         try:
-            used = self._handle(buffer or data)
+            used = self._handle(data)
         except BadPacket as error:
             self.fail(str(error), error.code)
             return
-        finally:
-            self._flush()
-        if buffer:
-            del buffer[:used]
-        elif used < len(data):
-            buffer += data[used:]
+        if used < len(data):
+            self._chunks.append(data[used:])
+            self._chunks_bytes = len(data) - used
 
     # To the broker ----------------------------------------------------------------------------------
 
@@ -151,7 +152,7 @@ class Connection(asyncio.Protocol):
     def keep_alive(self, interval_s: float) -> None:
         """Ping after ``interval_s`` of silence; give up after one and a half (MQTT 5.0, section 3.1.2.10)."""
         if interval_s > 0:
-            self._later(interval_s / 4, self._check_alive, interval_s)
+            self._later(interval_s / _LOOKS, self._check_alive, interval_s, 0, 0)
 
     def close(self) -> None:
         """Say goodbye (no will) and close."""
@@ -171,30 +172,29 @@ class Connection(asyncio.Protocol):
 
     # ------------------------------------------------------------------------------------------------
 
-    def _handle(self, source: bytes | bytearray) -> int:
+    def _handle(self, data: bytes) -> int:
         """Handle every complete packet; returns how many bytes they were."""
         handlers, bytes_max = self._handlers, self._bytes_max
-        used, end = 0, len(source)
-        with memoryview(source) as view:
-            while used < end and not self._reason:
-                with view[used:] as rest:
-                    found = read_packet(rest)
-                    if found is None:
-                        self._awaited_bytes = frame_bytes(rest)
-                        break
-                packet, size = found
-                if size > bytes_max:
-                    raise too_large(size, bytes_max)
-                used += size
-                handle = handlers.get(type(packet))
-                if handle is None:
-                    raise BadPacket(
-                        f"a broker does not send {type(packet).__name__} here",
-                        mqtt5.DisconnectReasonCode.PROTOCOL_ERROR,
-                    )
-                handle(packet)
-        if used < end and self._awaited_bytes > bytes_max:
-            raise too_large(self._awaited_bytes, bytes_max)
+        view, used, end = memoryview(data), 0, len(data)
+        while used < end and not self._reason:
+            rest = view[used:] if used else view
+            found = read_packet(rest)
+            if found is None:
+                self._awaited_bytes = frame_bytes(rest)
+                if self._awaited_bytes > bytes_max:
+                    raise too_large(self._awaited_bytes, bytes_max)
+                break
+            packet, size = found
+            if size > bytes_max:
+                raise too_large(size, bytes_max)
+            used += size
+            handle = handlers.get(type(packet))
+            if handle is None:
+                raise BadPacket(
+                    f"a broker does not send {type(packet).__name__} here",
+                    mqtt5.DisconnectReasonCode.PROTOCOL_ERROR,
+                )
+            handle(packet)
         return used
 
     def _flush(self) -> None:
@@ -207,7 +207,7 @@ class Connection(asyncio.Protocol):
         self._out, self._out_bytes = [], 0
         transport = self._transport
         if transport is not None and not transport.is_closing():
-            self._sent_at = self._loop.time()
+            self._sent = True
             transport.write(out[0] if len(out) == 1 else b"".join(out))
 
     def _end(self, reason: str, code: mqtt5.DisconnectReasonCode) -> None:
@@ -221,15 +221,16 @@ class Connection(asyncio.Protocol):
         transport.close()
         self._later(_GOODBYE_S, transport.abort)  # a peer that reads nothing would hold the close up
 
-    def _check_alive(self, interval_s: float) -> None:
-        now = self._loop.time()
-        silent_s = now - self._received_at
-        if silent_s > 1.5 * interval_s:
-            self.abort(f"no word from the broker for {silent_s:.0f} s")
+    def _check_alive(self, interval_s: float, silent: int, quiet: int) -> None:
+        """``silent``: looks since we heard something; ``quiet``: looks since we said something."""
+        silent, quiet = (0 if self._received else silent + 1), (0 if self._sent else quiet + 1)
+        self._received = self._sent = False
+        if silent > _SILENT_MAX:
+            self.abort(f"no word from the broker for {1.5 * interval_s:g} s")
             return
-        if max(silent_s, now - self._sent_at) >= 0.75 * interval_s:
+        if max(silent, quiet) >= _QUIET_MAX:
             self.write(_PING)
-        self._later(interval_s / 4, self._check_alive, interval_s)
+        self._later(interval_s / _LOOKS, self._check_alive, interval_s, silent, quiet)
 
     # One timer: the keepalive while the connection lives, the deadline of the goodbye after it.
     def _later(self, delay_s: float, call: Callable[..., None], *arguments: object) -> None:

@@ -32,7 +32,7 @@ def publish_packet(
     properties = message.properties
     if properties is NO_PROPERTIES:
         return mqtt5.PublishPacket(
-            topics.name(message.topic),
+            message.topic,
             message.payload,
             qos=_QOS[message.qos],
             retain=message.retain,
@@ -41,7 +41,7 @@ def publish_packet(
         )
     response_topic, expiry_s = properties.response_topic, message.expiry_s(now)
     return mqtt5.PublishPacket(
-        topics.name(message.topic),
+        message.topic,
         message.payload,
         qos=_QOS[message.qos],
         retain=message.retain,
