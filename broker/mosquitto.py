@@ -23,6 +23,7 @@ PACKET_BYTES_MAX = PAYLOAD_BYTES_MAX + HEADER_BYTES_MAX
 
 DEFAULT_PRINCIPALS: Mapping[str, Role] = {
     "cloud": Role.CLOUD,
+    "api": Role.OPERATOR,  # the cloud's REST API, an application of its own
     "operator": Role.OPERATOR,
     "app": Role.APP,
 }
