@@ -153,10 +153,14 @@ class Cloud:
         service = tasks_service(tasks, bus, fleet, self.store, waiters.announce)
         service.feed(Restored(tuple(self.store.tasks())))
         app = create_app(fleet, service, waiters, upload_bytes_max=cloud.upload_bytes_max)
-        async with asyncio.TaskGroup() as group:
-            group.create_task(bus.run(), name="api bus")
-            group.create_task(service.run(), name="tasks")
-            group.create_task(serve_http(app, cloud.http_host, cloud.http_port), name="http")
+        running = asyncio.create_task(bus.run(), name="api bus")
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(service.run(), name="tasks")
+                group.create_task(serve_http(app, cloud.http_host, cloud.http_port), name="http")
+        finally:
+            await bus.close()
+            await running
 
     async def _repeat(self) -> None:
         """A device's clock and a doctor's look can lean on a presence that is never old."""
