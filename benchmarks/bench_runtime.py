@@ -9,26 +9,32 @@ import argparse
 import asyncio
 import json
 import statistics
+import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
-from wasmtime import Store
+from wasmtime import Config, Engine, Instance, Module, Store
 
+from edge.__main__ import SWITCH_S
 from edge.runtime import Limits, ModuleHost, WasmError, measure
 from edge.runtime.binary import NOTHING, Signature
 from edge.runtime.fastcall import bind, find_raw_binding
 from edge.runtime.sandbox import Sandbox
 from tests.unit.edge.runtime import modules
-from tests.unit.edge.runtime.modules import affine_package, rows, wasm
+from tests.unit.edge.runtime.modules import SPINS_ON_13, affine_package, moody_package, rows, wasm
 
 Rows = dict[str, float]
-FOREVER = float("inf")
 STOP_AFTER_S = 0.3
+DIGITS = Path("examples/digits/digits.shoal")
+IN_THREADS = Limits(deadline_s=10, inline_s_max=1e-9)  # nothing is that quick
 
 TIGHT = """(module (func (export "run") (param $n i32) (result i32) (local $sum i32)
   (loop $again
@@ -66,65 +72,77 @@ def medians(candidates: Mapping[str, Callable[[], object]], rounds: int = 9, tar
 def bench_calls() -> Rows:
     """Microseconds per call of an empty function."""
     raw = find_raw_binding()
-    sandbox = Sandbox(Limits(), guarded=False, raw=raw)
-    store = sandbox.open_store(0)
-    module = sandbox.compile(wasm('(module (func (export "run")))'))
-    run = sandbox.instantiate(store, module, (), FOREVER).exports(store)["run"]
-    found = medians(
-        {
-            "call, public binding": bind(store, run, NOTHING, None),
-            "call, fast": bind(store, run, NOTHING, raw),
-            "call, fast, GIL held": bind(store, run, NOTHING, raw, hold_gil=True),
-        }
-    )
+    with closing(Sandbox(Limits(), raw=raw)) as sandbox, sandbox.open_store(0) as store:
+        module = sandbox.compile(wasm('(module (func (export "run")))'))
+        deadline = time.monotonic() + 3600
+        run = sandbox.instantiate(store, module, (), deadline).exports(store)["run"]
+        public, fast = bind(store, run, NOTHING, None), bind(store, run, NOTHING, raw)
+        found = medians({"call, public binding": public, "call, fast": fast})
     return {name: seconds * 1e6 for name, seconds in found.items()}
 
 
-def bench_calls_beside_a_busy_thread() -> Rows:
-    """Microseconds per call of an empty function while another Python thread computes."""
-    raw = find_raw_binding()
-    sandbox = Sandbox(Limits(), guarded=False, raw=raw)
-    store = sandbox.open_store(0)
-    module = sandbox.compile(wasm('(module (func (export "run")))'))
-    run = sandbox.instantiate(store, module, (), FOREVER).exports(store)["run"]
+async def bench_beside_a_busy_thread() -> Rows:
+    """Microseconds per inline call beside a Python thread that computes, by switch interval."""
     stop = threading.Event()
 
     def busy() -> None:
         while not stop.is_set():
             sum(range(1000))
 
-    thread = threading.Thread(target=busy)
-    thread.start()
-    found = {}
-    for name, hold in (("GIL released", False), ("GIL held", True)):
-        call = bind(store, run, NOTHING, raw, hold_gil=hold)
-        started, calls = time.perf_counter(), 0
-        while time.perf_counter() - started < 0.5:
-            call()
-            calls += 1
-        found[f"call beside a busy thread, {name}"] = (time.perf_counter() - started) / calls * 1e6
-    stop.set()
-    thread.join()
+    found, before = {}, sys.getswitchinterval()
+    async with ModuleHost(limits=Limits(deadline_s=10, inline_s_max=0.1)) as host:
+        await host.load("affine", affine_package())
+        thread = threading.Thread(target=busy)
+        thread.start()
+        try:
+            for switch_s in (0.005, SWITCH_S):
+                sys.setswitchinterval(switch_s)
+                started, calls = time.perf_counter(), 0
+                while time.perf_counter() - started < 0.5:
+                    host.run_now("affine", [rows(1)])
+                    calls += 1
+                seconds = (time.perf_counter() - started) / calls
+                found[f"run_now beside a busy thread, switching after {switch_s * 1e3:g} ms"] = seconds * 1e6
+        finally:
+            stop.set()
+            thread.join()
+            sys.setswitchinterval(before)
     return found
 
 
 async def bench_host() -> Rows:
     """Microseconds per request of a tiny model through the host, with arrays in and out."""
-    x = rows(1)
-    found = {}
+    x, found = rows(1), {}
     async with ModuleHost(limits=Limits(deadline_s=10, inline_s_max=1e-3)) as host:
-        await host.load("inline", affine_package(), trusted=True)
-        await host.run("inline", [x])
-        found["run_now, trusted"] = medians({"_": lambda: host.run_now("inline", [x])})["_"] * 1e6
+        await host.load("inline", affine_package())
+        calls: dict[str, Callable[[], object]] = {"run_now, affine": lambda: host.run_now("inline", [x])}
+        await host.load("digits", DIGITS)
+        image = np.zeros((1, 64), np.float32)
+        calls["run_now, digits"] = lambda: host.run_now("digits", [image])
+        found |= {name: seconds * 1e6 for name, seconds in medians(calls).items()}
+        found["run_now, digits, ticker asleep"] = await _woken(host, calls["run_now, digits"])
         found["await run, inline"] = await _awaited(lambda: host.run("inline", [x]))
-        await host.load("foreign", affine_package())
-        found["await run, in a thread, guarded"] = await _awaited(lambda: host.run("foreign", [x]))
         await host.load("echo", modules.ECHO)
         found["await run, WASI echo"] = await _awaited(lambda: host.run("echo", b"[1]"))
         batch = [[x] for _ in range(256)]
-        await host.load("batched", affine_package(1, 32), trusted=True)
+        await host.load("batched", affine_package(1, 32))
         found["run_many, per item of 256"] = await _awaited(lambda: host.run_many("batched", batch), 20) / 256
+    async with ModuleHost(limits=IN_THREADS) as host:
+        await host.load("threaded", affine_package())
+        found["await run, in a thread"] = await _awaited(lambda: host.run("threaded", [x]))
     return found
+
+
+async def _woken(host: ModuleHost, call: Callable[[], object]) -> float:
+    """Microseconds of the first call after the host was idle for a while."""
+    samples = []
+    for _ in range(5):
+        await asyncio.sleep(1.2)
+        assert not host._sandbox.ticking
+        started = time.perf_counter()
+        call()
+        samples.append(time.perf_counter() - started)
+    return statistics.median(samples) * 1e6
 
 
 async def _awaited(call: Callable[[], object], times: int = 500) -> float:
@@ -144,29 +162,29 @@ async def bench_load() -> Rows:
             for name in samples:
                 async with ModuleHost(Path(directory), b"k" * 32) as host:
                     started = time.perf_counter()
-                    await host.load("model", package, trusted=True)
+                    await host.load("model", package)
                     samples[name].append((time.perf_counter() - started) * 1e3)
     return {name: statistics.median(times) for name, times in samples.items()}
 
 
 def bench_interruption() -> Rows:
-    """How many times as long a loop takes with epoch checks."""
+    """How many times as long a loop takes with epoch checks; the runtime itself has no way without them."""
     found = {}
     for name, wat, result in (("tight loop", TIGHT, "i32"), ("unrolled loop", unrolled(), "f32")):
         calls: dict[str, Callable[[], object]] = {}
-        stores: list[Store] = []
-        for guarded in (False, True):
-            sandbox = Sandbox(Limits(), guarded=guarded, raw=find_raw_binding())
-            store = sandbox.open_store(0)
+        stores: list[Store] = []  # a bound call needs its store, and does not keep it
+        for interruption in (False, True):
+            config = Config()
+            config.epoch_interruption = interruption
+            store = Store(Engine(config))
             stores.append(store)
-            module = sandbox.compile(wasm(wat))
-            run = sandbox.instantiate(store, module, (), time.monotonic() + 3600).exports(store)["run"]
-            bound = bind(store, run, Signature(("i32",), (result,)), sandbox.raw)
-            if guarded:
+            run = Instance(store, Module(store.engine, wasm(wat)), []).exports(store)["run"]
+            if interruption:
                 store.set_epoch_deadline(1 << 40)
-            calls[str(guarded)] = lambda bound=bound: bound(1_000_000)
+            call = bind(store, run, Signature(("i32",), (result,)), find_raw_binding())
+            calls[str(interruption)] = partial(call, 1_000_000)
         seconds = medians(calls)
-        found[f"guarded / trusted, {name}"] = seconds["True"] / seconds["False"]
+        found[f"interruptible / not, {name}"] = seconds["True"] / seconds["False"]
     return found
 
 
@@ -202,26 +220,46 @@ async def bench_attacks() -> Rows:
     return found
 
 
+async def bench_hostile_tensor() -> Rows:
+    """Milliseconds that the event loop is held by a tensor module that was quick and then spins."""
+    held, spin = [], [rows(1) + 13]
+    for _ in range(7):
+        async with ModuleHost(limits=Limits(deadline_s=STOP_AFTER_S)) as host:
+            await host.load("hostile", moody_package(SPINS_ON_13))
+            started = time.perf_counter()
+            host.run_now("hostile", spin)
+            held.append((time.perf_counter() - started) * 1e3)
+    return {"event loop held by a hostile tensor module, worst of 7": max(held)}
+
+
 async def bench_neighbour() -> Rows:
-    """Milliseconds of a neighbour's request, alone and while an attack loops."""
+    """Milliseconds of a neighbour's request, alone and while an attack loops; rounds interleaved."""
     found = {}
-    async with ModuleHost(limits=Limits(deadline_s=10)) as host:
-        await host.load("neighbour", affine_package())
-        for name in ("alone", "beside an endless loop"):
-            attack = None
-            if name != "alone":
-                await host.load("hostile", wasm(modules.ENDLESS))
-                attack = asyncio.create_task(host.run("hostile", (), deadline_s=2.0))
-            samples = []
-            for _ in range(1000):
-                started = time.perf_counter()
-                await host.run("neighbour", [rows(1)])
-                samples.append((time.perf_counter() - started) * 1e3)
-            found[f"neighbour p99, {name}"] = statistics.quantiles(samples, n=100)[98]
-            if attack is not None:
-                attack.cancel()
-                await asyncio.gather(attack, return_exceptions=True)
+    for where, limits in (("inline", Limits(deadline_s=10)), ("in a thread", IN_THREADS)):
+        samples: dict[str, list[float]] = {"alone": [], "beside an endless loop": []}
+        async with ModuleHost(limits=limits) as host:
+            await host.load("neighbour", affine_package())
+            await host.load("hostile", wasm(modules.ENDLESS))
+            for _ in range(5):
+                await _requests(host, samples["alone"])
+                attack = asyncio.create_task(host.run("hostile", (), deadline_s=0.5))
+                await asyncio.sleep(0.01)
+                await _requests(host, samples["beside an endless loop"], until=attack)
+        for name, times in samples.items():
+            found[f"neighbour p99, {where}, {name}"] = statistics.quantiles(times, n=100)[98]
     return found
+
+
+async def _requests(
+    host: ModuleHost, samples: list[float], until: asyncio.Task[object] | None = None
+) -> None:
+    for _ in range(400):
+        started = time.perf_counter()
+        await host.run("neighbour", [rows(1)])
+        samples.append((time.perf_counter() - started) * 1e3)
+        await asyncio.sleep(0)
+    if until is not None:
+        await asyncio.gather(until, return_exceptions=True)
 
 
 def main() -> None:
@@ -230,11 +268,11 @@ def main() -> None:
     path = parser.parse_args().json
     measured = measure(1.0)
     sections: dict[str, tuple[str, Rows]] = {
-        "calls": ("us", bench_calls() | bench_calls_beside_a_busy_thread()),
+        "calls": ("us", bench_calls() | asyncio.run(bench_beside_a_busy_thread())),
         "host": ("us", asyncio.run(bench_host())),
         "load": ("ms", asyncio.run(bench_load())),
         "interruption": ("x", bench_interruption()),
-        "stopped after": ("ms", asyncio.run(bench_attacks())),
+        "stopped after": ("ms", asyncio.run(bench_attacks()) | asyncio.run(bench_hostile_tensor())),
         "neighbour": ("ms", asyncio.run(bench_neighbour())),
         "device": ("GFLOP/s", {"SIMD multiply-add, one thread": measured.gflops}),
     }

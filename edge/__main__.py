@@ -40,6 +40,7 @@ log = logging.getLogger(__name__)
 
 GOODBYE_S_MAX = 5.0
 SETTLED_AFTER_S = 60.0
+SWITCH_S = 0.0005  # how long a busy thread keeps the interpreter from the event loop; Python's own is 5 ms
 BOOTS_UNSETTLED_MAX = 5  # more boots in a row that died young: a module is the likely killer
 
 
@@ -85,6 +86,7 @@ def settings(options: argparse.Namespace) -> Config:
 
 async def serve(config: Config) -> None:
     """Live one boot of the device, until SIGTERM or a drain command."""
+    sys.setswitchinterval(SWITCH_S)
     device = config.device
     data = Path(device.data)
     state = DeviceState(data)

@@ -152,14 +152,14 @@ class Loaded:
         self._close_free(down_to=0)
 
     def _run_tensor(self, instance: TensorInstance, call: TensorCall, deadline: float | None) -> list[Array]:
-        was_ready = instance.is_ready(call)
+        was_warm = instance.is_warm(call)
         started = self._clock()
         try:
             result = instance.run(call, deadline)
         except BaseException:
             instance.close()
             raise
-        if was_ready:  # else it made a store, too
+        if was_warm:
             self._remember(call, self._clock() - started)
         self._give_back(instance)
         return result

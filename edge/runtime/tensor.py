@@ -187,6 +187,10 @@ class TensorInstance:
                 return False
         return True
 
+    def is_warm(self, call: TensorCall) -> bool:
+        """Whether a call's time would be its own: no module to make and no ticker to wake first."""
+        return self._program.sandbox.ticking and self.is_ready(call)
+
     def run(self, call: TensorCall, deadline: float | None) -> list[Array]:
         """Raises :class:`WasmError`; the caller then throws this instance away.
 

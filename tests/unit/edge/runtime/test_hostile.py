@@ -274,5 +274,12 @@ async def test_an_inline_call_is_stopped_after_the_ticker_had_gone_to_sleep(
         await host.load("hostile", moody_package(SPINS_ON_13))
         while host._sandbox.ticking:
             await asyncio.sleep(0.002)
+        known = host.get("hostile").describe().service_s
+        assert host.run_now("hostile", [rows(1)]) is not None
+        assert (
+            host.get("hostile").describe().service_s == known
+        )  # to wake the ticker is not the module's time
+        while host._sandbox.ticking:
+            await asyncio.sleep(0.002)
         assert host.run_now("hostile", [rows(1) + 13]) is None
         assert host.stats.overruns == 1
