@@ -44,7 +44,7 @@ from shared.topics import APP_QUERY, APP_REPLY, TELEMETRY
 from shared.wire import decode, encode
 from tests.support.mosquitto import Mosquitto, free_port
 
-ECHOES, BURST, PADDING = 400, 4000, 120
+ECHOES, BURST, PADDING, ONE_S_MAX = 400, 4000, 120, 60.0
 ROOT = "shoal/1/bench"
 REPLY_TO = APP_REPLY.at(app="bench")
 
@@ -361,11 +361,13 @@ class Results:
 
 async def one_round(port: int, into: Results) -> None:
     for name, echo in ECHO.items():
-        took = statistics.quantiles(await echo(port), n=100)
+        async with asyncio.timeout(ONE_S_MAX):
+            took = statistics.quantiles(await echo(port), n=100)
         into.echo_p50_ms[name].append(took[49] * 1e3)
         into.echo_p99_ms[name].append(took[98] * 1e3)
     for name, receive in RECEIVE.items():
-        received = await receive(port)
+        async with asyncio.timeout(ONE_S_MAX):
+            received = await receive(port)
         into.receive_per_s[name].append(BURST / received.wall_s)
         into.receive_cpu_us[name].append(received.cpu_s / BURST * 1e6)
 
@@ -431,7 +433,7 @@ def main() -> None:
                 for result in results:
                     runner.run(one_round(ports[result.broker], result))
     summaries = [result.summary() for result in results]
-    Console().print(table(summaries))
+    Console(width=100).print(table(summaries))
     if options.json is not None:
         options.json.write_text(json.dumps({"loop": options.loop, "results": summaries}, indent=2) + "\n")
 
