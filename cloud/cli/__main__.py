@@ -28,33 +28,36 @@ EXIT_TROUBLE, EXIT_INTERRUPTED = 1, 130
 _UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(version("shoal"))
+        raise typer.Exit
+
+
 def build() -> typer.Typer:
     """Every command."""
     app = typer.Typer(
         name="shoal",
-        help=HELP,
+        help=HELP,  # a callback's docstring would come first
         epilog=examples("shoal demo", "shoal up", "shoal nodes"),
         pretty_exceptions_enable=False,
         rich_markup_mode="rich",
         context_settings={"help_option_names": ["-h", "--help"]},
     )
-    app.callback(epilog=examples("shoal demo", "shoal up", "shoal nodes"))(_options)
+    app.callback()(_options)
     for part in (demo, processes, read, act, watch, doctor, enrol, inspect):
         part(app)
     return app
 
 
 def _options(
-    show_version: Annotated[
-        bool, typer.Option("--version", help="Print the version.", is_eager=True)
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_print_version)
     ] = False,
 ) -> None:
-    """Documented in ``HELP``."""
-    if show_version:
-        from importlib.metadata import version
-
-        typer.echo(version("shoal"))
-        raise typer.Exit
+    """What stands before the command: all of it acts at once."""
 
 
 def main() -> None:

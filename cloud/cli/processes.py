@@ -18,17 +18,18 @@ if TYPE_CHECKING:
     from cloud.local.processes import LocalFleet
 
 _PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+MODULES = {
+    "broker": "Run the embedded MQTT 5 broker (see 'shoal broker --help').",
+    "cloud": "Run the cloud process (see 'shoal cloud --help').",
+    "edge": "Run a device agent (see 'shoal edge --help').",
+}
 REFRESH_S = 1.0
 
 
 def processes(app: typer.Typer) -> None:
     """Add the commands."""
     app.command(epilog=examples("shoal up", "shoal up --devices 3 --port 1884 --http-port 8081"))(up)
-    for module, help in (
-        ("broker", "Run the embedded MQTT 5 broker (see 'shoal broker --help')."),
-        ("cloud", "Run the cloud process (see 'shoal cloud --help')."),
-        ("edge", "Run a device agent (see 'shoal edge --help')."),
-    ):
+    for module, help in MODULES.items():
         app.command(module, help=help, context_settings=_PASS_ON)(_becomes(module))
 
 

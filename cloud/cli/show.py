@@ -40,13 +40,18 @@ def age_text(age_s: float | None) -> str:
     return f"{age_s:.0f} s ago" if age_s < 120 else f"{age_s / 60:.0f} min ago"
 
 
+def _add(table: Table, *cells: str | Text) -> None:
+    """A row whose strings are shown as they are: names come from the network and are no markup."""
+    table.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in cells))
+
+
 def facts_table(rows: Iterable[tuple[str, str | Text]]) -> Table:
-    """Names in bold and values, one a line. Values are no markup."""
+    """Names in bold and values, one a line."""
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in rows:
-        table.add_row(name, Text(value) if isinstance(value, str) else value)
+        _add(table, name, value)
     return table
 
 
@@ -67,7 +72,7 @@ def nodes_table(nodes: Sequence[NodeView]) -> RenderableType:
         )
         labels = " ".join(f"{name}={value}" for name, value in sorted(node.labels.items()))
         age = age_text(node.last_heartbeat_age_s)
-        table.add_row(node.node, status, age, f"{node.cpu_ratio:.0%}", str(node.in_flight), models, labels)
+        _add(table, node.node, status, age, f"{node.cpu_ratio:.0%}", str(node.in_flight), models, labels)
     return table
 
 
@@ -123,7 +128,7 @@ def models_table(models: Sequence[ModelView]) -> RenderableType:
     for column in ("model", "version", "kind", "size", "digest"):
         table.add_column(column)
     for one in models:
-        table.add_row(one.name, one.version, one.kind, bytes_text(one.size_bytes), one.digest[:16])
+        _add(table, one.name, one.version, one.kind, bytes_text(one.size_bytes), one.digest[:16])
     return table
 
 
@@ -136,9 +141,9 @@ def deployments_table(deployments: Sequence[DeploymentView]) -> RenderableType:
         table.add_column(column)
     for one in deployments:
         numbers = (len(one.nodes), one.ready, one.pending, len(one.failures))
-        table.add_row(one.model, one.version, one.target, *(str(number) for number in numbers))
+        _add(table, one.model, one.version, one.target, *(str(number) for number in numbers))
         for node, reason in sorted(one.failures.items()):
-            table.add_row("", "", Text(f"{node}: {reason}", style="red"))
+            _add(table, "", "", Text(f"{node}: {reason}", style="red"))
     return table
 
 
@@ -149,7 +154,7 @@ def why_page(why: Explanation) -> RenderableType:
         table.add_column(column)
     for one in why.candidates:
         style = "green" if one.node == why.chosen else ""
-        table.add_row(Text(one.node, style=style), f"{one.score_s * 1e3:.3f} ms", one.why)
+        _add(table, Text(one.node, style=style), f"{one.score_s * 1e3:.3f} ms", one.why)
     excluded = ", ".join(f"{count} {reason}" for reason, count in sorted(why.excluded.items())) or "none"
     chosen = f"{why.chosen or 'nobody'}{' (second try)' if why.retried else ''}"
     return Group(

@@ -16,9 +16,14 @@ def to_toml(tree: Mapping[str, Any]) -> str:
 
 def _value(value: Any) -> str:
     if isinstance(value, Mapping):
-        return (
-            "{ " + ", ".join(f"{json.dumps(str(key))} = {_value(one)}" for key, one in value.items()) + " }"
-        )
-    if isinstance(value, bool | int | float | str):
-        return json.dumps(value)  # every JSON scalar is a TOML scalar
+        return "{ " + ", ".join(f"{_text(str(key))} = {_value(one)}" for key, one in value.items()) + " }"
+    if isinstance(value, str):
+        return _text(value)
+    if isinstance(value, bool | int | float):
+        return json.dumps(value)
     raise TypeError(f"{type(value).__name__} has no place in a configuration file")
+
+
+def _text(text: str) -> str:
+    """A JSON string is a TOML string, but for surrogate pairs (TOML has none) and an unescaped DEL."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
