@@ -33,7 +33,11 @@ def client_context(ca: str | Path = "", cert: str | Path = "", key: str | Path =
 
     Raises :class:`ConfigError` that names the file.
     """
-    context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH, cafile=_existing(ca, "ca"))
+    context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH)
+    if ca:
+        # Instead of the system's: a broker of ours is never vouched for by a public authority.
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        _load_authority(context, ca, "ca")
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     if cert or key:
         _load_identity(context, cert, key)
@@ -51,22 +55,32 @@ def server_context(
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     _load_identity(context, cert, key)
     if client_ca:
-        context.load_verify_locations(_existing(client_ca, "client ca"))
+        _load_authority(context, client_ca, "client ca")
         context.verify_mode = ssl.CERT_REQUIRED
     return context
 
 
-def _load_identity(context: ssl.SSLContext, cert: str | Path, key: str | Path) -> None:
+def _load_authority(context: ssl.SSLContext, path: str | Path, what: str) -> None:
     try:
-        context.load_cert_chain(_existing(cert, "cert") or "", _existing(key, "key"))
-    except (ssl.SSLError, OSError) as error:
+        context.load_verify_locations(_existing(path, what))
+    except ssl.SSLError as error:
+        raise ConfigError(f"{what} = {str(path)!r} is not a certificate: {error}") from None
+
+
+def _load_identity(context: ssl.SSLContext, cert: str | Path, key: str | Path) -> None:
+    certificate, private = _existing(cert, "cert"), _existing(key, "key")
+    try:
+        context.load_cert_chain(certificate, private)
+    except ssl.SSLError as error:
         raise ConfigError(f"{cert} and {key} are not a certificate and its key: {error}") from None
 
 
-def _existing(path: str | Path, what: str) -> str | None:
-    if path and not os.path.isfile(path):
+def _existing(path: str | Path, what: str) -> str | Path:
+    if not path:
+        raise ConfigError(f"the {what} is missing: a certificate and its key go together")
+    if not os.path.isfile(path):
         raise ConfigError(f"{what} = {str(path)!r}: there is no such file")
-    return str(path) or None
+    return path
 
 
 # A small certificate authority -----------------------------------------------------------------------

@@ -1,0 +1,193 @@
+import asyncio
+from contextlib import asynccontextmanager
+
+import pytest
+
+from broker import ask
+from broker.ask import Asker
+from broker.memory import MemoryBroker, MemoryBus
+from shared.errors import Refused, TimedOut
+from shared.messages import Command, Query, QueryKind, Reply, ReplyStatus
+from shared.topics import APP_QUERY, APP_REPLY, COMMAND, REPLY
+from shared.wire import decode, encode
+
+TO = APP_QUERY.at(app="ops")
+
+
+def query(correlation, budget_s):
+    return Query(correlation=correlation, budget_s=budget_s, kind=QueryKind.NODES)
+
+
+@asynccontextmanager
+async def asking(answer=None, *, connected=True, **options):
+    """An asker, the requests that arrived, and the bus of who answers them with ``answer(correlation)``."""
+    broker, heard = MemoryBroker(), []
+    client, server = MemoryBus(broker, **options), MemoryBus(broker)
+    server.connect()
+    if connected:
+        client.connect()
+
+    def serve(delivery):
+        request = decode(APP_QUERY, delivery.payload)
+        heard.append(request.correlation)
+        for reply in answer(request.correlation) if answer else ():
+            server.publish("app/ops/reply", encode(reply), qos=1)
+
+    server.subscribe([APP_QUERY.filter], serve)
+    asker = Asker(client, "ops", "s1-")
+    try:
+        yield asker, heard, server
+    finally:
+        asker.close()
+
+
+def test_a_request_gets_its_reply_and_not_another_ones():
+    async def scenario():
+        def answer(correlation):
+            return [Reply(correlation="someone-else"), Reply(correlation=correlation, detail=correlation)]
+
+        async with asking(answer) as (asker, heard, _):
+            replies = await asyncio.gather(*(asker.ask(TO, query, 1.0) for _ in range(20)))
+            assert [reply.detail for reply in replies] == heard
+            assert len(set(heard)) == 20
+            assert asker.late == 20
+
+    asyncio.run(scenario())
+
+
+def test_a_device_answers_on_its_own_subtree():
+    async def scenario():
+        async with asking() as (asker, _, server):
+
+            def obey(delivery):
+                command = decode(COMMAND, delivery.payload)
+                to = REPLY.at(node="n1", caller=command.caller).name
+                server.publish(to, encode(Reply(correlation=command.correlation, node="n1")), qos=1)
+
+            server.subscribe([COMMAND.filter], obey)
+            reply = await asker.ask(
+                COMMAND.at(node="n1", verb="ping"),
+                lambda correlation, budget_s: Command(
+                    correlation=correlation, budget_s=budget_s, caller="ops"
+                ),
+                1.0,
+            )
+            assert reply.node == "n1"
+
+    asyncio.run(scenario())
+
+
+def test_a_refusal_is_definite():
+    async def scenario():
+        def answer(correlation):
+            return [Reply(correlation=correlation, status=ReplyStatus.REFUSED, code="full", detail="no slot")]
+
+        async with asking(answer) as (asker, _, _):
+            with pytest.raises(Refused, match="full: no slot") as caught:
+                await asker.ask(TO, query, 1.0)
+            assert caught.value.definite
+
+    asyncio.run(scenario())
+
+
+def test_a_failure_is_indefinite():
+    async def scenario():
+        def answer(correlation):
+            return [
+                Reply(correlation=correlation, status=ReplyStatus.FAILED, code="crash", detail="half way")
+            ]
+
+        async with asking(answer) as (asker, _, _):
+            with pytest.raises(TimedOut, match="crash: half way") as caught:
+                await asker.ask(TO, query, 1.0)
+            assert not caught.value.definite
+
+    asyncio.run(scenario())
+
+
+def test_silence_ends_at_the_deadline_and_is_indefinite():
+    async def scenario():
+        async with asking() as (asker, heard, server):
+            with pytest.raises(TimedOut, match=r"no reply on app/ops/request/query within 0\.02 s") as caught:
+                await asker.ask(TO, query, 0.02)
+            assert not caught.value.definite
+            server.publish("app/ops/reply", encode(Reply(correlation=heard[0])), qos=1)
+            await asyncio.sleep(0.01)
+            assert asker.late == 1
+
+    asyncio.run(scenario())
+
+
+def test_the_second_reply_to_one_request_is_counted():
+    async def scenario():
+        async with asking(lambda correlation: [Reply(correlation=correlation)] * 2) as (asker, _, _):
+            await asker.ask(TO, query, 1.0)
+            await asyncio.sleep(0.01)
+            assert asker.late == 1
+
+    asyncio.run(scenario())
+
+
+def test_nonsense_on_the_reply_topic_is_counted_and_the_answer_still_arrives():
+    async def scenario():
+        async with asking(lambda correlation: [Reply(correlation=correlation)]) as (asker, _, server):
+            server.publish(APP_REPLY.at(app="ops").name, b"\xc1", qos=1)
+            await asker.ask(TO, query, 1.0)
+            assert asker.late == 1
+
+    asyncio.run(scenario())
+
+
+def test_a_full_outbox_is_definite_because_nothing_left():
+    async def scenario():
+        async with asking(connected=False, outbox_max=0) as (asker, _, _):
+            with pytest.raises(Refused, match="outbox-full"):
+                await asker.ask(TO, query, 1.0)
+
+    asyncio.run(scenario())
+
+
+def test_a_request_that_is_too_large_never_leaves():
+    async def scenario():
+        async with asking() as (asker, heard, _):
+            with pytest.raises(Refused, match="too-large"):
+                await asker.ask(
+                    TO,
+                    lambda *given: Query(
+                        correlation=given[0], budget_s=1, kind=QueryKind.WHY, key="x" * 9000
+                    ),
+                    1.0,
+                )
+            assert heard == []
+
+    asyncio.run(scenario())
+
+
+def test_too_many_waiting_requests_are_refused_at_once(monkeypatch):
+    monkeypatch.setattr(ask, "WAITING_MAX", 2)
+
+    async def scenario():
+        async with asking() as (asker, _, _):
+            waiting = [asyncio.ensure_future(asker.ask(TO, query, 5.0)) for _ in range(2)]
+            await asyncio.sleep(0)
+            with pytest.raises(Refused, match="overloaded"):
+                await asker.ask(TO, query, 5.0)
+            asker.close()
+            ended = await asyncio.gather(*waiting, return_exceptions=True)
+            assert [type(one) for one in ended] == [TimedOut, TimedOut]
+
+    asyncio.run(scenario())
+
+
+def test_a_cancelled_request_is_forgotten():
+    async def scenario():
+        async with asking() as (asker, heard, server):
+            waiting = asyncio.ensure_future(asker.ask(TO, query, 5.0))
+            await asyncio.sleep(0.01)
+            waiting.cancel()
+            await asyncio.gather(waiting, return_exceptions=True)
+            server.publish("app/ops/reply", encode(Reply(correlation=heard[0])), qos=1)
+            await asyncio.sleep(0.01)
+            assert asker.late == 1
+
+    asyncio.run(scenario())
