@@ -56,6 +56,7 @@ class Plan:
             except WasmError as error:
                 late += isinstance(error, DeadlineExceeded)
                 self.answers[member.at] = error
+            await asyncio.sleep(0)  # members that run on the loop leave it to others in between
 
     async def _run_merged(self, merged: TensorCall, chunk: Sequence[Member], call_one: CallOne) -> bool:
         try:

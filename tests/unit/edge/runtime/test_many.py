@@ -1,3 +1,5 @@
+import asyncio
+
 import numpy as np
 import pytest
 
@@ -93,3 +95,24 @@ async def test_more_members_than_may_wait_are_no_problem() -> None:
         results = await host.run_many("calculator", [(number, 1) for number in range(300)], "add")
         assert results == [[number + 1] for number in range(300)]
         assert not any(isinstance(result, WasmError) for result in results)
+
+
+@story
+async def test_a_batch_that_runs_on_the_loop_lets_others_have_it_in_between() -> None:
+    turns = 0
+
+    async def other() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    batch = [[rows(1) + 13], *([rows(1)] for _ in range(30))]  # the first traps, so all run one by one
+    async with ModuleHost(limits=Limits(deadline_s=20, inline_s_max=10)) as host:
+        await host.load("affine", affine_package())
+        await host.run("affine", [rows(1)], "fail")
+        busy = asyncio.create_task(other())
+        await host.run_many("affine", batch, "fail")
+        busy.cancel()
+        assert host.stats.inline >= 25
+        assert turns >= host.stats.inline
