@@ -1,6 +1,7 @@
 """For machines that watch: /healthz and Prometheus' /metrics. Both ask the fleet; nothing is kept here."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from heapq import nlargest
 
@@ -11,10 +12,10 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector, CollectorRegistry
 
-from broker.service import Service
 from cloud.api.nodes import fleet_of
 from cloud.api.schema import answer, returns
-from cloud.tasks.core import Event
+from cloud.api.tasks import core_of
+from cloud.tasks.core import TaskState
 from shared.errors import Unavailable
 from shared.views import Overview
 
@@ -50,9 +51,11 @@ async def healthz(request: Request) -> Response:
 )
 async def metrics(request: Request) -> Response:
     """The fleet in numbers, for Prometheus."""
-    service: Service[Event] = request.app.state.tasks
     overview = await fleet_of(request).overview()
-    page = exposition([*_of_fleet(overview), _of_services({service.name: service.counts})])
+    states = Counter({state: 0 for state in TaskState})
+    states.update(task.state for task in core_of(request).visible.values())
+    tasks = _by("shoal_tasks", "Tasks by state.", "state", states)
+    page = exposition([*_of_fleet(overview), tasks])
     return Response(page, media_type=CONTENT_TYPE_LATEST)
 
 
@@ -88,16 +91,6 @@ def _of_fleet(overview: Overview) -> Iterator[Metric]:
     for outcome, count in sorted(most.items()):
         counter.add_metric([outcome], count)
     yield counter
-
-
-def _of_services(counts: Mapping[str, Mapping[str, int]]) -> Metric:
-    counter = CounterMetricFamily(
-        "shoal_service_messages", "Messages of a service by what became of them.", labels=["service", "what"]
-    )
-    for service, ours in counts.items():
-        for what, count in sorted(ours.items()):
-            counter.add_metric([service, what], count)
-    return counter
 
 
 def _by(name: str, help: str, label: str, values: Mapping[str, int]) -> Metric:

@@ -1,5 +1,6 @@
 """Errors as RFC 9457 problem details: a type to switch on, a sentence that says what to do."""
 
+from collections.abc import Mapping
 from http import HTTPStatus
 
 import msgspec
@@ -12,23 +13,19 @@ from shared.errors import RequestFailed, ShoalError, Unavailable, Unreadable
 PROBLEM_JSON = "application/problem+json"
 
 # A refusal's code -> the HTTP status that says it best; anything else is 409: the fleet can't, as it is.
-_STATUS = {
-    "no-such-node": HTTPStatus.NOT_FOUND,
-    "no-such-model": HTTPStatus.NOT_FOUND,
-    "no-such-request": HTTPStatus.NOT_FOUND,
-    "no-such-task": HTTPStatus.NOT_FOUND,
-    "bad-request": HTTPStatus.BAD_REQUEST,
-    "bad-target": HTTPStatus.BAD_REQUEST,
-    "bad-input": HTTPStatus.UNPROCESSABLE_ENTITY,
-    "bad-package": HTTPStatus.UNPROCESSABLE_ENTITY,
-    "too-large": HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-    "overloaded": HTTPStatus.SERVICE_UNAVAILABLE,
-    "outbox-full": HTTPStatus.SERVICE_UNAVAILABLE,
-    "no-capacity": HTTPStatus.SERVICE_UNAVAILABLE,
-    "no-node": HTTPStatus.SERVICE_UNAVAILABLE,
-    "draining": HTTPStatus.SERVICE_UNAVAILABLE,
-    "deadline": HTTPStatus.GATEWAY_TIMEOUT,
+_CODES: Mapping[HTTPStatus, str] = {
+    HTTPStatus.BAD_REQUEST: "bad-request bad-target",
+    HTTPStatus.NOT_FOUND: "no-such-node no-such-model no-such-deployment no-such-request unknown-module",
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "too-large",
+    HTTPStatus.UNPROCESSABLE_ENTITY: "bad-input not-a-model bad-module bad-digest bad-piece",
+    # The module on the device failed; asking again would only repeat it.
+    HTTPStatus.BAD_GATEWAY: "bad-output output-too-large runtime-error out-of-memory stack-overflow table-limit "
+    "out-of-bounds division-by-zero unreachable illegal-operation denied exit",
+    HTTPStatus.SERVICE_UNAVAILABLE: "overloaded outbox-full no-capacity no-node no-room not-stored draining "
+    "busy stopped",
+    HTTPStatus.GATEWAY_TIMEOUT: "deadline node-died not-saved",
 }
+_STATUS = {code: status for status, codes in _CODES.items() for code in codes.split()}
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

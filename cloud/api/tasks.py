@@ -83,7 +83,8 @@ def _service(request: Request) -> Service[Event]:
     return service
 
 
-def _core(request: Request) -> Tasks:
+def core_of(request: Request) -> Tasks:
+    """The tasks themselves; read ``visible``, which is durable."""
     core = _service(request).core
     assert isinstance(core, Tasks)
     return core
@@ -104,7 +105,7 @@ def _waiters(request: Request) -> TaskWaiters:
 async def submit(request: Request) -> Response:
     """The answer comes once the task is durable: it survives a restart of the cloud."""
     wanted = await body(request, TaskRequest)
-    if not _core(request).room:
+    if not core_of(request).room:
         raise Unavailable("as many tasks are kept as may be; fetch results, or try later")
     task = Task(secrets.token_hex(8), _spec(wanted), time.time())
     with _waiters(request).next_of(task.id) as saved:
@@ -121,7 +122,7 @@ async def submit(request: Request) -> Response:
 @router.get("/tasks", responses=returns(list[TaskView]), summary="List the tasks")
 async def tasks(request: Request, state: TaskState | None = None) -> Response:
     """The newest first, without their outputs; narrowed by ``state``."""
-    found = [task for task in _core(request).visible.values() if state in (None, task.state)]
+    found = [task for task in core_of(request).visible.values() if state in (None, task.state)]
     newest = sorted(found, key=lambda task: task.created_at_unix_s, reverse=True)[:LISTED_MAX]
     return answer([_view(task, outputs=False) for task in newest])
 
@@ -151,11 +152,11 @@ async def cancel(request: Request, id: str) -> Response:
     """Nobody waits for it any more; a device that is at it finishes for nothing."""
     _find(request, id)
     _service(request).feed(CancelAsked(id))
-    return answer(_view(_core(request).tasks[id]), 202)
+    return answer(_view(core_of(request).tasks[id]), 202)
 
 
 def _find(request: Request, id: str) -> Task:
-    found = _core(request).visible.get(id)
+    found = core_of(request).visible.get(id)
     if found is None:
         raise NotFound(f"no task {id[:80]!r}; results are kept for an hour")
     return found

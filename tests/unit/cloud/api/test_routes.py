@@ -126,6 +126,7 @@ def test_metrics_are_prometheus_text(tell: Tell[httpx.Response]) -> None:
         'shoal_requests_total{outcome="sent"} 5.0',
         "shoal_waiting 2.0",
         "shoal_term 3.0",
+        'shoal_tasks{state="done"} 0.0',
     ):
         assert line in lines
     assert not any("waiting" in line and "outcome" in line for line in lines)
