@@ -18,6 +18,7 @@ from shared.topics import APP_REPLY, REPLY, Address, M, Topic
 from shared.wire import decode, encode
 
 WAITING_MAX = 4096
+GRACE_S = 0.25  # a definite refusal made at the deadline itself is worth waiting for: it allows a retry
 
 
 class Asker:
@@ -54,7 +55,7 @@ class Asker:
         future: asyncio.Future[Reply] = loop.create_future()
         self._waiting[correlation] = future
         # A timer on the future: half the price of `asyncio.timeout`, which cancels and uncancels a task.
-        deadline = loop.call_later(budget_s, _expire, future, to, budget_s)
+        deadline = loop.call_later(budget_s + GRACE_S, _expire, future, to, budget_s)
         try:
             self._send(Publish(to, build(correlation, budget_s)))
             return checked(await future)
