@@ -52,8 +52,8 @@ async def healthz(request: Request) -> Response:
 async def metrics(request: Request) -> Response:
     """The fleet in numbers, for Prometheus."""
     overview = await fleet_of(request).overview()
-    states = Counter({state: 0 for state in TaskState})
-    states.update(task.state for task in core_of(request).visible.values())
+    states = Counter({state.value: 0 for state in TaskState})
+    states.update(task.state.value for task in core_of(request).visible.values())
     tasks = _by("shoal_tasks", "Tasks by state.", "state", states)
     page = exposition([*_of_fleet(overview), tasks])
     return Response(page, media_type=CONTENT_TYPE_LATEST)

@@ -19,8 +19,8 @@ _CODES: Mapping[HTTPStatus, str] = {
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "too-large",
     HTTPStatus.UNPROCESSABLE_ENTITY: "bad-input not-a-model bad-module bad-digest bad-piece",
     # The module on the device failed; asking again would only repeat it.
-    HTTPStatus.BAD_GATEWAY: "bad-output output-too-large runtime-error out-of-memory stack-overflow table-limit "
-    "out-of-bounds division-by-zero unreachable illegal-operation denied exit",
+    HTTPStatus.BAD_GATEWAY: "bad-output output-too-large runtime-error out-of-memory stack-overflow "
+    "table-limit out-of-bounds division-by-zero unreachable illegal-operation denied exit",
     HTTPStatus.SERVICE_UNAVAILABLE: "overloaded outbox-full no-capacity no-node no-room not-stored draining "
     "busy stopped",
     HTTPStatus.GATEWAY_TIMEOUT: "deadline node-died not-saved",
