@@ -3,6 +3,7 @@ from collections.abc import Awaitable, Callable, Iterator
 
 import pytest
 
+from broker.process import fast_loop
 from tests.contract.worlds import World, world_of
 from tests.support.mosquitto import Mosquitto
 
@@ -26,6 +27,7 @@ def play(request: pytest.FixtureRequest) -> Callable[[str, Scenario], None]:
                 await scenario(world)
 
         broker = request.getfixturevalue("mosquitto") if kind.endswith("mosquitto") else None
-        asyncio.run(main())
+        with asyncio.Runner(loop_factory=fast_loop() if kind.endswith("uvloop") else None) as runner:
+            runner.run(main())
 
     return run

@@ -5,12 +5,12 @@ import asyncio
 import pytest
 
 from broker.bus import Link, Properties, Will
-from tests.contract.worlds import ALL, MQTT_5, NETWORKED, settled, until
+from tests.contract.worlds import ALL, MQTT_5, NETWORKED, WEBSOCKETS, settled, until
 
 everywhere = pytest.mark.parametrize("kind", ALL)
 
 
-@everywhere
+@pytest.mark.parametrize("kind", [*ALL, WEBSOCKETS])
 def test_what_is_published_while_the_link_is_down_leaves_when_it_comes_up(kind, play):
     async def scenario(world):
         sender, receiver, got = world.bus(), world.bus(), []
@@ -155,7 +155,7 @@ def test_what_a_watcher_publishes_does_not_overtake_what_waited(kind, play):
     play(kind, scenario)
 
 
-@everywhere
+@pytest.mark.parametrize("kind", [*ALL, WEBSOCKETS])
 def test_the_broker_speaks_the_will_of_a_process_that_fell(kind, play):
     async def scenario(world):
         bus = world.bus(will=Will("w/presence", b"gone", delay_s=0))
@@ -175,7 +175,7 @@ def test_the_broker_speaks_the_will_of_a_process_that_fell(kind, play):
     play(kind, scenario)
 
 
-@everywhere
+@pytest.mark.parametrize("kind", [*ALL, WEBSOCKETS])
 def test_who_says_goodbye_leaves_no_will(kind, play):
     async def scenario(world):
         bus = world.bus(will=Will("w/presence", b"gone", delay_s=0))
@@ -192,7 +192,7 @@ def test_who_says_goodbye_leaves_no_will(kind, play):
     play(kind, scenario)
 
 
-@pytest.mark.parametrize("kind", NETWORKED)
+@pytest.mark.parametrize("kind", [*NETWORKED, WEBSOCKETS])
 def test_a_kept_session_delivers_what_came_while_we_were_away(kind, play):
     async def scenario(world):
         kept = {"clean_start": False, "session_expiry_s": 60, "client_id": f"kept-{world.root[-8:]}"[:23]}
