@@ -13,11 +13,13 @@ from dataclasses import replace
 from broker.embedded import wire
 from broker.embedded.access import Authenticator, Authorizer, Identity
 from broker.embedded.config import BrokerLimits
+from broker.embedded.holdings import Holdings
 from broker.embedded.message import Message
 from broker.embedded.retained import RetainedStore
 from broker.embedded.router import Router
 from broker.embedded.session import NEVER_S, Clock, LastWill, Peer, Session
 from broker.embedded.stats import BrokerStats, Counters, totals
+from broker.embedded.topics import SHARE_PREFIX
 from broker.embedded.wire import Fault
 
 
@@ -30,7 +32,8 @@ class Broker:
         self.limits, self.authenticate, self.authorizer, self.clock = limits, authenticate, authorizer, clock
         self.counters = Counters()
         self.retained = RetainedStore(limits)
-        self.router = Router(authorizer, limits, self.counters, clock.time)
+        self.holdings = Holdings(limits)
+        self.router = Router(authorizer, limits, self.counters, clock.time, self.holdings)
         self.sessions: dict[str, Session] = {}
         self.clients_connected = 0
         self._clients_connected_max = 0
@@ -56,7 +59,7 @@ class Broker:
             session = None
         resumed = session is not None
         if session is None:
-            session = Session(identity, self.limits, self.counters, self.clock.time)
+            session = Session(identity, self.limits, self.counters, self.clock.time, self.holdings)
             self.sessions[identity.client_id] = session
         session.peer = peer
         self.clients_connected += 1
@@ -120,18 +123,30 @@ class Broker:
 
     def publish(self, message: Message) -> int:
         """Deliver and, if asked to, retain; the reason code for the publisher."""
-        if not message.retain:
-            return wire.SUCCESS if self.router.route(message) else wire.NO_MATCHING_SUBSCRIBERS
-        if not self.retained.has_room_for(message):
+        if message.retain and (refusal := self.admit(message)):
+            return refusal
+        return self.deliver(message)
+
+    def admit(self, message: Message) -> int:
+        """Reason code 0, or why :meth:`deliver` must not be called with this message."""
+        if message.retain and not self.retained.has_room_for(message):
             self.counters.publishes_refused += 1
             return wire.QUOTA_EXCEEDED
+        return wire.SUCCESS
+
+    def deliver(self, message: Message) -> int:
+        """What :meth:`publish` does with a message that is admitted; whether there was anybody to hear it."""
         found = self.router.route(message)
-        self.retained.put(message)
+        if message.retain:
+            self.retained.put(message)
         return wire.SUCCESS if found else wire.NO_MATCHING_SUBSCRIBERS
 
     def may_publish(self, identity: Identity, topic: str, retain: bool) -> bool:
-        """The answer of the access rules; the broker's own topics are nobody else's."""
-        if topic.startswith("$SYS/"):
+        """The answer of the access rules; the broker's own topics are nobody else's.
+
+        Nor is ``$share/...`` a topic to publish to: who subscribes to that means a group and would not hear.
+        """
+        if topic.startswith(("$SYS/", SHARE_PREFIX)):
             return False
         return self.authorizer.unconditional or self.authorizer.may_publish(identity, topic, retain)
 
@@ -180,5 +195,6 @@ class Broker:
             subscriptions=self.router.subscriptions,
             retained_messages=len(self.retained),
             retained_bytes=self.retained.bytes_held,
+            queued_bytes=self.holdings.bytes_held,
             totals=totals(replace(self.counters)),
         )

@@ -145,8 +145,7 @@ class Connection(asyncio.Protocol):
             raw = view[done : done + nbytes]
             scan(raw, body)
             packet = _decode(raw)
-            first_byte = raw[0]
-            HANDLERS.get(first_byte >> 4, Conversation.on_misplaced)(conversation, packet, first_byte)
+            HANDLERS.get(raw[0] >> 4, Conversation.on_misplaced)(conversation, packet, raw)
             counters.packets_received += 1
             done += nbytes
         return done
@@ -239,7 +238,8 @@ class Connection(asyncio.Protocol):
 
     def _say_last(self, data: bytes) -> None:
         if not self._closing:
-            self.send(data)
+            if data:
+                self.send(data)
             self._end(linger=True)
 
     def _end(self, linger: bool) -> None:
@@ -277,7 +277,7 @@ class Connection(asyncio.Protocol):
             self.close(fault.code, fault.reason)
         else:
             self._broker.counters.connections_refused += 1
-            self._say_last(refusal(fault.code, fault.reason))
+            self._say_last(refusal(fault.code, fault.reason, self.packet_bytes_max))
 
 
 def _decode(raw: memoryview) -> mqtt5.Packet:

@@ -19,7 +19,9 @@ Variant: TypeAlias = tuple[int, bool, tuple[int, ...], int | None, int | None, b
 class Message:
     """What was published: shared by everyone it goes to, so nobody changes it after routing.
 
-    ``expires_at`` is on the broker's clock (seconds), ``origin`` the client id of the publisher.
+    ``expires_at`` is on the broker's clock (seconds), ``origin`` the client id of the publisher. What the
+    message counts for in every queue is ``size_bytes``: those of its packet, or an estimate when it came in
+    none. ``holders`` says how many queues hold it, for :class:`~broker.embedded.holdings.Holdings`.
     """
 
     __slots__ = (
@@ -27,10 +29,12 @@ class Message:
         "_source",
         "_wires",
         "expires_at",
+        "holders",
         "origin",
         "payload",
         "qos",
         "retain",
+        "size_bytes",
         "topic",
     )
 
@@ -41,6 +45,7 @@ class Message:
         qos: int,
         origin: str,
         expires_at: float | None,
+        size_bytes: int | None = None,
     ) -> None:
         self.topic = topic
         self.payload = source.payload or b""
@@ -48,14 +53,11 @@ class Message:
         self.retain = source.retain
         self.origin = origin
         self.expires_at = expires_at
+        self.size_bytes = _size_of(source, topic) if size_bytes is None else size_bytes
+        self.holders = 0
         self._source = source
         self._properties: dict[str, Any] | None = None
         self._wires: dict[Variant, bytes] | None = None
-
-    @property
-    def size_bytes(self) -> int:
-        """What the message counts for in every queue."""
-        return len(self.payload) + len(self.topic)
 
     def remaining_s(self, now: float) -> int | None:
         """Whole seconds of life left, never more than the publisher gave; None: it lives for ever."""
@@ -108,6 +110,12 @@ def _packet_id_offset(wire: bytes) -> int:
         at += 1
     at += 1
     return at + 2 + (wire[at] << 8 | wire[at + 1])
+
+
+def _size_of(source: mqtt5.PublishPacket | mqtt5.Will, topic: str) -> int:
+    texts = (source.payload, source.content_type, source.response_topic, source.correlation_data)
+    pairs = sum(len(key) + len(value) for key, value in source.user_properties or ())
+    return len(topic) + pairs + sum(len(text) for text in texts if text)
 
 
 def _properties_of(source: mqtt5.PublishPacket | mqtt5.Will) -> dict[str, Any]:

@@ -8,9 +8,9 @@
 
 "Room" means: a connection that is not congested, and a window (the client's receive maximum, at most our
 ``inflight_max``) that is not used up. No QoS 1 or 2 message overtakes an earlier one: while one waits, all
-that follow wait (QoS 0 passes by: it is now or never). The bound is on bytes and messages; at the bound the
-newest message is dropped and counted, because what is already in flight can't be taken back and what waited
-longest was promised first.
+that follow wait (QoS 0 passes by: it is now or never). The bound is on messages and on bytes, in flight or
+not, of this client and (``holdings``) of all; at the bound the newest message is dropped and counted, because
+what is already in flight can't be taken back and what waited longest was promised first.
 """
 
 from collections import deque
@@ -20,6 +20,7 @@ from typing import Protocol
 
 from broker.embedded import wire
 from broker.embedded.config import BrokerLimits
+from broker.embedded.holdings import Holdings
 from broker.embedded.message import Message, as_duplicate
 from broker.embedded.stats import Counters
 from broker.embedded.wire import Fault
@@ -76,16 +77,19 @@ class Outbox:
     """Owned by one session; survives its connections."""
 
     __slots__ = (
-        "_clock", "_counters", "_inflight", "_last_id", "_limits", "_queue", "_repeat", "_window",
-        "bytes_held", "feeders", "link",
+        "_clock", "_counters", "_holdings", "_inflight", "_last_id", "_limits", "_queue", "_repeat",
+        "_undisputed_bytes", "_window", "bytes_held", "feeders", "link",
     )  # fmt: skip
 
-    def __init__(self, limits: BrokerLimits, counters: Counters, clock: Callable[[], float]) -> None:
-        self._limits, self._counters, self._clock = limits, counters, clock
+    def __init__(
+        self, limits: BrokerLimits, counters: Counters, clock: Callable[[], float], holdings: Holdings
+    ) -> None:
+        self._limits, self._counters, self._clock, self._holdings = limits, counters, clock, holdings
         self._queue: deque[Delivery] = deque()
         self._inflight: dict[int, Delivery] = {}  # by packet id, oldest first
         self._repeat: deque[int] = deque()  # packet ids of the last connection, to be sent again
         self._last_id = 0
+        self._undisputed_bytes = min(limits.queue_bytes_reserved, limits.queue_bytes_max)
         self._window = 0
         self.bytes_held = 0
         self.feeders: list[Feeder] = []
@@ -96,7 +100,7 @@ class Outbox:
 
     @property
     def has_room(self) -> bool:
-        """True when a QoS 1 or 2 message offered now would go out now."""
+        """True when nothing that came earlier waits, and the window is open."""
         link = self.link
         return (
             link is not None
@@ -105,6 +109,10 @@ class Outbox:
             and not self._repeat
             and not link.congested
         )
+
+    def has_room_for(self, message: Message) -> bool:
+        """True when this QoS 1 or 2 message, offered now, would go out now."""
+        return self.has_room and self._holdings.admit(self.bytes_held, message)
 
     # --- offers ---------------------------------------------------------------------------------------
 
@@ -115,6 +123,10 @@ class Outbox:
         link = self.link
         if qos == 0:
             self._deliver_at_most_once(message, retain, ids)
+        elif self.bytes_held + message.size_bytes > self._undisputed_bytes and not self._holdings.admit(
+            self.bytes_held, message
+        ):
+            self._counters.dropped_queue_full += 1
         elif (
             link and self._window > 0 and not (self._queue or self._repeat or link.congested)
         ):  # has_room, inlined
@@ -126,6 +138,9 @@ class Outbox:
         """Deliver a retained message. A long list of facts waits for a slow reader, even at QoS 0."""
         link = self.link
         if qos == 0 and link is not None and (link.congested or self._queue):
+            if not self._holdings.admit(self.bytes_held, message):
+                self._counters.dropped_queue_full += 1
+                return
             self._enqueue(Delivery(message, 0, True, ids, None))
         else:
             self.deliver(message, qos, True, ids)
@@ -147,13 +162,19 @@ class Outbox:
             self._send(link, Delivery(message, 0, retain, ids, None), None)
 
     def _enqueue(self, delivery: Delivery) -> None:
-        size = delivery.message.size_bytes
-        limits = self._limits
-        if len(self._queue) >= limits.queue_messages_max or self.bytes_held + size > limits.queue_bytes_max:
+        if len(self._queue) >= self._limits.queue_messages_max:
             self._counters.dropped_queue_full += 1
             return
         self._queue.append(delivery)
-        self.bytes_held += size
+        self._hold(delivery.message)
+
+    def _hold(self, message: Message) -> None:
+        self.bytes_held += message.size_bytes
+        self._holdings.hold(message)
+
+    def _release(self, message: Message) -> None:
+        self.bytes_held -= message.size_bytes
+        self._holdings.release(message)
 
     # --- the wire -------------------------------------------------------------------------------------
 
@@ -168,6 +189,7 @@ class Outbox:
             self._window -= 1
             self._inflight[packet_id] = delivery
             self.bytes_held += delivery.message.size_bytes
+            self._holdings.hold(delivery.message)
 
     def _send(self, link: Link, delivery: Delivery, packet_id: int | None, again: bool = False) -> bool:
         """Write the PUBLISH; False (counted) when the client would not take a packet of that size."""
@@ -226,6 +248,7 @@ class Outbox:
     def _finish(self, packet_id: int, delivery: Delivery) -> None:
         del self._inflight[packet_id]
         self.bytes_held -= delivery.message.size_bytes
+        self._holdings.release(delivery.message)
         self._window += delivery.on_wire
         if self._queue or self._repeat or self.feeders:
             self.pump()
@@ -250,7 +273,7 @@ class Outbox:
             if delivery.feeder is not None and delivery.stage is Stage.PUBACK:
                 lost.setdefault(delivery.feeder, []).append(delivery.message)
                 del self._inflight[packet_id]
-                self.bytes_held -= delivery.message.size_bytes
+                self._release(delivery.message)
         for feeder, messages in lost.items():
             self._counters.shared_redispatched += len(messages)
             feeder.take_back(messages)
@@ -258,9 +281,10 @@ class Outbox:
     def discard(self) -> None:
         """The session ends: whatever it was not told is dropped, and counted."""
         self._counters.dropped_session_ended += len(self)
+        for delivery in (*self._queue, *self._inflight.values()):
+            self._release(delivery.message)
         self._queue.clear()
         self._inflight.clear()
-        self.bytes_held = 0
 
     def pump(self) -> None:
         """Send what waits, as far as there is room; then ask the feeders for more."""
@@ -291,14 +315,14 @@ class Outbox:
                 self._window -= 1
             else:
                 del self._inflight[packet_id]
-                self.bytes_held -= delivery.message.size_bytes
+                self._release(delivery.message)
         self._repeat.popleft()
         return True
 
     def _send_next(self, link: Link) -> None:
         delivery = self._queue.popleft()
         message = delivery.message
-        self.bytes_held -= message.size_bytes
+        self._release(message)
         if message.expires_at is not None and message.expires_at <= self._clock():
             self._counters.dropped_expired += 1
         elif delivery.qos == 0:

@@ -2,11 +2,11 @@
 
 from broker.embedded.config import BrokerLimits
 from broker.embedded.message import Message
-from broker.embedded.topics import TopicTree, has_wildcard
+from broker.embedded.topics import TopicTree, has_wildcard, tree_bytes
 
 
 class RetainedStore:
-    """Facts by topic. ``bytes_held`` counts topics and payloads."""
+    """Facts by topic. ``bytes_held`` counts packets, and estimates what their places in the tree take."""
 
     __slots__ = ("_limits", "_mortal", "_tree", "bytes_held")
 
@@ -24,7 +24,7 @@ class RetainedStore:
         if not message.payload:
             return True
         old = self._tree.get(message.topic)
-        grown = self.bytes_held + message.size_bytes - (old.size_bytes if old else 0)
+        grown = self.bytes_held + _bytes_of(message) - (_bytes_of(old) if old else 0)
         return grown <= self._limits.retained_bytes_max and (
             old is not None or len(self._tree) < self._limits.retained_messages_max
         )
@@ -35,7 +35,7 @@ class RetainedStore:
         if message.payload:
             message.forget_encodings()
             self._tree.put(message.topic, message)
-            self.bytes_held += message.size_bytes
+            self.bytes_held += _bytes_of(message)
             if message.expires_at is not None:
                 self._mortal.add(message.topic)
 
@@ -67,5 +67,9 @@ class RetainedStore:
     def _remove(self, topic: str) -> None:
         old = self._tree.pop(topic)
         if old is not None:
-            self.bytes_held -= old.size_bytes
+            self.bytes_held -= _bytes_of(old)
             self._mortal.discard(topic)
+
+
+def _bytes_of(message: Message) -> int:
+    return message.size_bytes + tree_bytes(message.topic)

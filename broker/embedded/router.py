@@ -12,12 +12,15 @@ from dataclasses import dataclass
 
 from broker.embedded.access import Authorizer
 from broker.embedded.config import BrokerLimits
+from broker.embedded.holdings import Holdings
 from broker.embedded.message import Message
 from broker.embedded.outbox import Outbox
 from broker.embedded.session import Session, Subscription
 from broker.embedded.shared_group import Member, SharedGroup
 from broker.embedded.stats import Counters
-from broker.embedded.topics import TopicTree, has_wildcard
+from broker.embedded.topics import TopicTree, has_wildcard, tree_bytes
+
+_ROUTE_BYTES = 128  # of memory that a route in a plan takes
 
 
 @dataclass(slots=True)
@@ -52,17 +55,33 @@ class Router:
     """Filters in, messages through."""
 
     __slots__ = (
-        "_authorizer", "_clock", "_counters", "_limits", "_plans", "_routes_cached", "_tree", "subscriptions",
+        "_authorizer", "_clock", "_counters", "_filter_bytes", "_holdings", "_limits", "_plans",
+        "_routes_cached", "_tree", "subscriptions",
     )  # fmt: skip
 
     def __init__(
-        self, authorizer: Authorizer, limits: BrokerLimits, counters: Counters, clock: Callable[[], float]
+        self,
+        authorizer: Authorizer,
+        limits: BrokerLimits,
+        counters: Counters,
+        clock: Callable[[], float],
+        holdings: Holdings,
     ) -> None:
         self._authorizer, self._limits, self._counters, self._clock = authorizer, limits, counters, clock
+        self._holdings = holdings
         self._tree: TopicTree[FilterEntry] = TopicTree()
         self._plans: dict[str, Plan] = {}
         self._routes_cached = 0
+        self._filter_bytes = 0  # an estimate of what the filters of all sessions take
         self.subscriptions = 0
+
+    def has_room_for(self, session: Session, filter: str) -> bool:
+        """True when the session has this subscription already, or may add it within its and our limits."""
+        limits, held = self._limits, session.subscriptions
+        return filter in held or (
+            len(held) < limits.subscriptions_max
+            and self._filter_bytes + tree_bytes(filter) <= limits.subscription_bytes_total_max
+        )
 
     def subscribe(self, session: Session, subscription: Subscription) -> None:
         """Add the subscription, or put it in the place of an earlier one with the same filter."""
@@ -71,14 +90,16 @@ class Router:
             entry = FilterEntry({}, {})
             self._tree.put(subscription.topic_filter, entry)
         self._forget(subscription.topic_filter)
-        self.subscriptions += subscription.filter not in session.subscriptions
+        if subscription.filter not in session.subscriptions:
+            self.subscriptions += 1
+            self._filter_bytes += tree_bytes(subscription.filter)
         session.subscriptions[subscription.filter] = subscription
         if subscription.group is None:
             entry.sessions[session] = subscription
             return
         group = entry.groups.get(subscription.group)
         if group is None:
-            group = SharedGroup(self._limits, self._counters, self._clock, self.may_receive)
+            group = SharedGroup(self._limits, self._counters, self._clock, self.may_receive, self._holdings)
             entry.groups[subscription.group] = group
         group.join(session, subscription)
 
@@ -88,6 +109,7 @@ class Router:
         if subscription is None:
             return False
         self.subscriptions -= 1
+        self._filter_bytes -= tree_bytes(filter)
         self._forget(subscription.topic_filter)
         entry = self._tree.get(subscription.topic_filter)
         assert entry is not None, "a subscription of a session is in the tree"
@@ -137,7 +159,7 @@ class Router:
             self.forget_plans()
         else:
             plan = self._plans.pop(topic_filter, None)
-            self._routes_cached -= _weight(plan) if plan else 0
+            self._routes_cached -= _weight(topic_filter, plan) if plan else 0
 
     def _plan(self, topic: str) -> Plan:
         by_session: dict[Session, list[Subscription]] = {}
@@ -159,14 +181,16 @@ class Router:
         return plan
 
     def _keep(self, topic: str, plan: Plan) -> None:
-        if self._routes_cached + _weight(plan) > self._limits.routes_cached_max:
+        weight = _weight(topic, plan)
+        if self._routes_cached + weight > self._limits.routes_cached_max:
             self.forget_plans()
         self._plans[topic] = plan
-        self._routes_cached += _weight(plan)
+        self._routes_cached += weight
 
 
-def _weight(plan: Plan) -> int:
-    return 1 + len(plan.routes) + sum(len(members) for _, members in plan.groups)
+def _weight(topic: str, plan: Plan) -> int:
+    """In routes. A long topic, which is a key of the cache, counts for the memory it takes."""
+    return 1 + len(topic) // _ROUTE_BYTES + len(plan.routes) + sum(len(members) for _, members in plan.groups)
 
 
 def _fold(session: Session, found: list[Subscription]) -> Route:

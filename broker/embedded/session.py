@@ -6,6 +6,7 @@ from typing import Protocol
 
 from broker.embedded.access import Identity
 from broker.embedded.config import BrokerLimits
+from broker.embedded.holdings import Holdings
 from broker.embedded.message import Message
 from broker.embedded.outbox import Link, Outbox
 from broker.embedded.stats import Counters
@@ -87,11 +88,16 @@ class Session:
     )  # fmt: skip
 
     def __init__(
-        self, identity: Identity, limits: BrokerLimits, counters: Counters, clock: Callable[[], float]
+        self,
+        identity: Identity,
+        limits: BrokerLimits,
+        counters: Counters,
+        clock: Callable[[], float],
+        holdings: Holdings,
     ) -> None:
         self.identity = identity
         self.peer: Peer | None = None
-        self.outbox = Outbox(limits, counters, clock)
+        self.outbox = Outbox(limits, counters, clock, holdings)
         self.subscriptions: dict[str, Subscription] = {}  # by the filter as the client wrote it
         self.unreleased: set[int] = set()  # QoS 2 packet ids that came in and wait for their PUBREL
         self.expiry_s = 0

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from broker.embedded.config import BrokerLimits
+from broker.embedded.holdings import Holdings
 from broker.embedded.message import Message
 from broker.embedded.outbox import Outbox
 from broker.embedded.session import Session, Subscription
@@ -37,7 +38,10 @@ class Member:
 class SharedGroup:
     """The members of one ``$share/group/filter``. ``may_receive`` is asked for what waited in the backlog."""
 
-    __slots__ = ("_backlog", "_bytes", "_clock", "_counters", "_limits", "_may_receive", "_turn", "members")
+    __slots__ = (
+        "_backlog", "_bytes", "_clock", "_counters", "_holdings", "_limits", "_may_receive", "_turn",
+        "members",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -45,8 +49,10 @@ class SharedGroup:
         counters: Counters,
         clock: Callable[[], float],
         may_receive: Callable[[Session, str], bool],
+        holdings: Holdings,
     ) -> None:
         self._limits, self._counters, self._clock, self._may_receive = limits, counters, clock, may_receive
+        self._holdings = holdings
         self.members: dict[Session, Member] = {}
         self._backlog: deque[Message] = deque()
         self._bytes = 0
@@ -65,8 +71,9 @@ class SharedGroup:
         session.outbox.feeders.remove(self)
         if not self.members:
             self._counters.dropped_session_ended += len(self._backlog)
+            for message in self._backlog:
+                self._release(message)
             self._backlog.clear()
-            self._bytes = 0
 
     def dispatch(self, message: Message, members: Sequence[Member]) -> None:
         """Give the message to the next of ``members`` with room, or keep it, or drop and count it."""
@@ -89,13 +96,14 @@ class SharedGroup:
             elif not self._hand_over(message, self._admitted(message.topic)):
                 return
             backlog.popleft()
-            self._bytes -= message.size_bytes
+            self._release(message)
 
     def take_back(self, messages: Iterable[Message]) -> None:
         """What a lost member had not acknowledged, oldest first: it is next."""
         taken = list(messages)
         self._backlog.extendleft(reversed(taken))
-        self._bytes += sum(message.size_bytes for message in taken)
+        for message in taken:
+            self._hold(message)
         self.feed()
 
     def _hand_over(self, message: Message, members: Sequence[Member]) -> bool:
@@ -103,7 +111,7 @@ class SharedGroup:
         for step in range(count):
             member = members[(turn + step) % count]
             qos = min(message.qos, member.qos)
-            if member.outbox.has_room if qos else _listens(member.outbox):
+            if member.outbox.has_room_for(message) if qos else _listens(member.outbox):
                 self._turn = (turn + step + 1) % count
                 retain = message.retain and member.retain_as_published
                 member.outbox.deliver(message, qos, retain, member.ids, self)
@@ -111,12 +119,20 @@ class SharedGroup:
         return False
 
     def _keep(self, message: Message) -> None:
-        limits, size = self._limits, message.size_bytes
-        if len(self._backlog) >= limits.queue_messages_max or self._bytes + size > limits.queue_bytes_max:
+        full = len(self._backlog) >= self._limits.queue_messages_max
+        if full or not self._holdings.admit(self._bytes, message):
             self._counters.dropped_queue_full += 1
             return
         self._backlog.append(message)
-        self._bytes += size
+        self._hold(message)
+
+    def _hold(self, message: Message) -> None:
+        self._bytes += message.size_bytes
+        self._holdings.hold(message)
+
+    def _release(self, message: Message) -> None:
+        self._bytes -= message.size_bytes
+        self._holdings.release(message)
 
     def _admitted(self, topic: str) -> list[Member]:
         return [member for member in self.members.values() if self._may_receive(member.session, topic)]

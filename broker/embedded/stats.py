@@ -43,6 +43,7 @@ class BrokerStats:
     subscriptions: int
     retained_messages: int
     retained_bytes: int
+    queued_bytes: int  # queued or unacknowledged, all sessions and groups together, estimated
     totals: dict[str, int]
 
 

@@ -49,6 +49,7 @@ def readings(stats: BrokerStats) -> dict[str, str]:
         "publish/messages/refused": str(totals["publishes_refused"]),
         "retained messages/count": str(stats.retained_messages),
         "retained messages/bytes": str(stats.retained_bytes),
+        "store/messages/bytes": str(stats.queued_bytes),
         "subscriptions/count": str(stats.subscriptions),
     }
 

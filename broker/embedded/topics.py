@@ -19,16 +19,17 @@ from broker.embedded.config import BrokerLimits
 
 V = TypeVar("V")
 SHARE_PREFIX = "$share/"
+_NODE_BYTES = 384  # of one level in a tree: the node, its dictionary and its name, as tracemalloc sees them
 
 
-def is_topic_name(topic: str, limits: BrokerLimits) -> bool:
-    """True when a message may be published to ``topic``: no wildcard, no NUL, within the limits."""
-    return bool(topic) and not ("+" in topic or "#" in topic or "\0" in topic) and _fits(topic, limits)
+def is_topic_name(topic: str) -> bool:
+    """True when ``topic`` is a topic name: not empty, no wildcard, no NUL."""
+    return bool(topic) and not ("+" in topic or "#" in topic or "\0" in topic)
 
 
-def is_topic_filter(text: str, limits: BrokerLimits) -> bool:
+def is_topic_filter(text: str) -> bool:
     """True when ``text`` (without any ``$share`` prefix) is a filter: wildcards fill levels, # is last."""
-    if not text or "\0" in text or not _fits(text, limits):
+    if not text or "\0" in text:
         return False
     levels = text.split("/")
     if "#" in levels[:-1]:
@@ -54,8 +55,14 @@ def has_wildcard(topic_filter: str) -> bool:
     return "+" in topic_filter or "#" in topic_filter
 
 
-def _fits(text: str, limits: BrokerLimits) -> bool:
+def fits(text: str, limits: BrokerLimits) -> bool:
+    """True when a well-formed topic name or filter is within our limits of length and depth."""
     return len(text.encode()) <= limits.topic_bytes_max and text.count("/") < limits.topic_levels_max
+
+
+def tree_bytes(key: str) -> int:
+    """An estimate, from above, of the memory that a key takes in a :class:`TopicTree`."""
+    return len(key) + _NODE_BYTES * (1 + key.count("/"))
 
 
 class _Node(Generic[V]):

@@ -136,13 +136,13 @@ class Client:
         await self.send(mqtt5.SubscribePacket(self.next_id(), filters, subscription_id=id))
         return [int(code) for code in (await self.expect(mqtt5.SubAckPacket)).reason_codes]
 
-    async def subscribe_anyway(self, *patterns: str) -> list[int]:
-        """SUBSCRIBE at QoS 1 with filters that the codec would not write."""
-        texts = [pattern.encode() for pattern in patterns]
-        body = b"\0\x63\0" + b"".join(len(text).to_bytes(2, "big") + text + b"\1" for text in texts)
-        assert len(body) < 128
-        await self.send(bytes([0x82, len(body)]) + body)
-        return [int(code) for code in (await self.expect(mqtt5.SubAckPacket)).reason_codes]
+    async def subscribe_anyway(self, *patterns: str) -> None:
+        """SUBSCRIBE at QoS 1 with filters that the codec would not write; the answer is the caller's."""
+        await self.send(_with_filters(0x82, patterns, b"\1"))
+
+    async def unsubscribe_anyway(self, *patterns: str) -> None:
+        """UNSUBSCRIBE, likewise."""
+        await self.send(_with_filters(0xA2, patterns, b""))
 
     async def unsubscribe(self, *patterns: str) -> list[int]:
         await self.send(mqtt5.UnsubscribePacket(self.next_id(), list(patterns)))
@@ -207,6 +207,13 @@ class Client:
     def next_id(self) -> int:
         self._last_id += 1
         return self._last_id
+
+
+def _with_filters(first_byte: int, patterns: tuple[str, ...], after_each: bytes) -> bytes:
+    texts = [pattern.encode() for pattern in patterns]
+    body = b"\0\x63\0" + b"".join(len(text).to_bytes(2, "big") + text + after_each for text in texts)
+    assert len(body) < 128
+    return bytes([first_byte, len(body)]) + body
 
 
 async def until(condition: Callable[[], bool]) -> None:

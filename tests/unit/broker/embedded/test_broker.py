@@ -8,6 +8,7 @@ from broker.embedded.broker import Broker
 from broker.embedded.handshake import Certificate, shake_hands
 from broker.embedded.message import Message
 from broker.embedded.session import NEVER_S, LastWill, Session, Subscription
+from broker.embedded.topics import tree_bytes
 from broker.embedded.wire import Fault
 from tests.unit.broker.embedded.clock import FakeClock, FakePeer
 
@@ -287,7 +288,7 @@ def test_retained_messages_expire_for_readers_at_once_and_for_good_at_the_next_s
     assert [m.topic for m in world.broker.retained.covered_by("a", now)] == []
     assert len(world.broker.retained) == 2
     assert world.broker.retained.sweep(now) == 1
-    assert (len(world.broker.retained), world.broker.retained.bytes_held) == (1, 2)
+    assert (len(world.broker.retained), world.broker.retained.bytes_held) == (1, 2 + tree_bytes("b"))
     assert world.broker.retained.sweep(now) == 0
 
 
@@ -295,7 +296,7 @@ def test_retained_messages_expire_for_readers_at_once_and_for_good_at_the_next_s
 
 
 def test_retained_messages_are_bounded_in_number_and_bytes_and_can_always_be_replaced_or_cleared() -> None:
-    world = World(retained_messages_max=2, retained_bytes_max=20)
+    world = World(retained_messages_max=2, retained_bytes_max=20 + 2 * tree_bytes("a"))
     assert world.retain("a") < 0x80
     assert world.retain("b") < 0x80
     assert world.retain("c") == 0x97
@@ -303,9 +304,87 @@ def test_retained_messages_are_bounded_in_number_and_bytes_and_can_always_be_rep
     assert world.retain("b", b"xx") == 0x97, "21 bytes"
     assert world.retain("c", b"") < 0x80
     assert world.retain("a", b"") < 0x80
-    assert (len(world.broker.retained), world.broker.retained.bytes_held) == (1, 2)
+    assert (len(world.broker.retained), world.broker.retained.bytes_held) == (1, 2 + tree_bytes("b"))
     assert world.retain("c") < 0x80
     assert world.broker.counters.publishes_refused == 2
+
+
+def test_what_a_message_weighs_is_more_than_its_payload() -> None:
+    """User properties and deep topics take memory too: neither gets past the limit on bytes."""
+    world = World(retained_bytes_max=10_000)
+    heavy = mqtt5.PublishPacket("t", b"x", retain=True, user_properties=[("k", "v" * 10_000)])
+    assert world.broker.publish(Message(heavy, "t", 0, "somebody", None)) == 0x97
+    assert world.retain("/" * 100) == 0x97
+    assert world.retain("t") < 0x80
+
+
+def absent(world: World, *client_ids: str) -> list[Session]:
+    """Sessions that subscribe to a topic of their own name, and leave."""
+    sessions = []
+    for client_id in client_ids:
+        session, peer, _ = world.connect(client_id, expiry_s=60)
+        world.subscribe(session, client_id)
+        world.broker.lost(session, peer)
+        sessions.append(session)
+    return sessions
+
+
+def test_what_all_queues_hold_together_is_bounded_and_who_holds_little_is_served_on() -> None:
+    world = World(queue_bytes_total_max=20_000, queue_bytes_reserved=1_000)
+    hog, modest = absent(world, "hog", "modest")
+    for _ in range(100):
+        world.publish("hog", b"x" * 500)
+    held = len(hog.outbox)
+    assert 10 < held < 40
+    assert world.broker.counters.dropped_queue_full == 100 - held
+    assert 20_000 <= world.broker.stats().queued_bytes < 22_000
+    for _ in range(3):
+        world.publish("modest", b"x" * 500)
+    assert len(modest.outbox) == 1, "the second would be beyond its reserve"
+    world.connect("hog", clean_start=True)
+    world.publish("modest", b"x" * 500)
+    assert len(modest.outbox) == 2, "there is room again"
+    world.connect("modest", clean_start=True)
+    assert world.broker.stats().queued_bytes == 0
+
+
+def test_a_message_that_waits_for_many_is_in_memory_once() -> None:
+    world = World()
+    names = [f"c{number}" for number in range(50)]
+    for session in absent(world, *names):
+        world.subscribe(session, "all")
+    world.publish("all", b"x" * 10_000)
+    assert 10_000 < world.broker.stats().queued_bytes < 20_000
+    for name in names:
+        _, peer, _ = world.connect(name, expiry_s=60)
+        assert len(peer.payloads()) == 1
+        assert world.broker.stats().queued_bytes > 10_000, "not acknowledged yet"
+        world.broker.sessions[name].outbox.on_puback(1)
+    assert world.broker.stats().queued_bytes == 0
+
+
+def test_who_reads_and_never_acknowledges_is_sent_no_more_than_its_queue_may_hold() -> None:
+    world = World(queue_bytes_max=5_000)
+    session, peer, _ = world.connect("c")
+    world.subscribe(session, "t")
+    for _ in range(100):
+        world.publish("t", b"x" * 1_000)
+    assert len(peer.payloads()) == 4
+    assert world.broker.counters.dropped_queue_full == 96
+
+
+def test_the_filters_of_all_sessions_are_bounded_together() -> None:
+    world = World(subscription_bytes_total_max=3 * tree_bytes("a"))
+    router = world.broker.router
+    first, _, _ = world.connect("first")
+    second, _, _ = world.connect("second")
+    for session, name in ((first, "a"), (first, "b"), (second, "a")):
+        assert router.has_room_for(session, name)
+        world.subscribe(session, name)
+    assert not router.has_room_for(second, "b")
+    assert router.has_room_for(second, "a"), "renewing a subscription needs no room"
+    router.unsubscribe(first, "b")
+    assert router.has_room_for(second, "b")
 
 
 def test_clients_and_sessions_are_bounded_but_a_takeover_is_not_a_new_one() -> None:
@@ -345,6 +424,13 @@ def test_qos_0_for_an_absent_client_is_counted_not_kept() -> None:
     world.broker.lost(session, peer)
     world.publish("t", qos=0)
     assert (len(session.outbox), world.broker.counters.dropped_offline) == (0, 1)
+
+
+def test_long_topics_fill_the_cache_of_plans_sooner() -> None:
+    world = World(routes_cached_max=100)
+    for number in range(100):
+        world.publish(f"{number}{'x' * 1_280}", qos=0)
+        assert len(world.broker.router._plans) <= 9
 
 
 def test_the_cache_of_plans_is_bounded() -> None:

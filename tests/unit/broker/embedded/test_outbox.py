@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.embedded import BrokerLimits
+from broker.embedded.holdings import Holdings
 from broker.embedded.message import Message
 from broker.embedded.outbox import Outbox
 from broker.embedded.stats import Counters
@@ -53,7 +54,8 @@ class HonestClient:
 
 
 def new_outbox() -> Outbox:
-    return Outbox(BrokerLimits(), Counters(), lambda: 0.0)
+    limits = BrokerLimits()
+    return Outbox(limits, Counters(), lambda: 0.0, Holdings(limits))
 
 
 def message(number: int, qos: int) -> Message:
@@ -94,6 +96,7 @@ def test_any_history_delivers_everything_in_order_and_qos_2_once(history: list[t
         check(client)
     assert client.taken == list(range(count))
     assert (len(outbox), outbox.bytes_held, client.unreleased) == (0, 0, set())
+    assert outbox._holdings.bytes_held == 0
 
 
 def check(client: HonestClient) -> None:
@@ -130,4 +133,4 @@ def test_a_repeat_that_has_become_too_large_for_the_client_is_given_up() -> None
     small = FakePeer()
     small.packet_bytes_max = 10
     outbox.attach(small)
-    assert (small.sent, len(outbox), outbox.bytes_held) == ([], 0, 0)
+    assert (small.sent, len(outbox), outbox.bytes_held, outbox._holdings.bytes_held) == ([], 0, 0, 0)

@@ -38,8 +38,8 @@ REFUSED_CONNECTS = {
     "request problem information 2": (connect(properties=b"\2\x17\2"), 0x82),
     "authentication data without method": (connect(properties=b"\4\x16\0\1x"), 0x82),
     "authentication method": (connect(properties=b"\4\x15\0\1x"), 0x8C),
-    "will topic with wildcard": (connect(flags=0x06, payload=b"\0\1c\0\0\1#\0\0"), 0x90),
-    "will topic empty": (connect(flags=0x06, payload=b"\0\1c\0\0\0\0\0"), 0x90),
+    "will topic with wildcard": (connect(flags=0x06, payload=b"\0\1c\0\0\1#\0\0"), 0x82),
+    "will topic empty": (connect(flags=0x06, payload=b"\0\1c\0\0\0\0\0"), 0x82),
     "will response topic with wildcard": (
         connect(flags=0x06, payload=b"\0\1c\4\x08\0\1+\0\1t\0\0"),
         0x82,
@@ -76,7 +76,8 @@ FAULTS = {
     "publish qos 0 with dup": (b"\x38\x04\0\1a\0", 0x81),
     "publish packet id 0": (b"\x32\x06\0\1a\0\0\0", 0x82),
     "publish qos 2 packet id 0": (b"\x34\x06\0\1a\0\0\0", 0x82),
-    "publish topic with wildcard": (b"\x30\x04\0\1#\0", 0x90),
+    "publish topic with wildcard": (b"\x30\x04\0\1#\0", 0x82),
+    "publish topic of 202 levels": (b"\x30\xcc\1\0\xc9" + b"/" * 201 + b"\0", 0x90),
     "publish topic with null": (b"\x30\x04\0\1\0\0", 0x81),
     "publish topic not utf-8": (b"\x30\x05\0\2\xc3\x28\0", 0x81),
     "publish without topic": (b"\x30\x03\0\0\0", 0x82),
@@ -230,7 +231,7 @@ def test_should_the_codec_panic_it_is_the_fault_of_the_packet() -> None:
 
 @with_broker()
 async def test_a_farewell_that_is_too_large_for_the_client_loses_its_text(broker: EmbeddedBroker) -> None:
-    client = await Client.connect(broker, "c", max_packet_size=10)
+    client = await Client.connect(broker, "c", max_packet_size=16)
     await client.send(b"\xc1\x00")
     (farewell,) = await client.closed()
     assert (farewell.reason_code, farewell.reason_str) == (0x81, None)
