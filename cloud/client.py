@@ -62,6 +62,7 @@ class Fleet:
     def __init__(self, bus: Bus, app: str, *, budget_s: float = 10.0) -> None:
         self.bus, self.app, self.budget_s = bus, app, budget_s
         self._asker = Asker(bus, app, secrets.token_hex(4))
+        self._infer_at = APP_INFER.at(app=app)
 
     def close(self) -> None:
         """Stop listening for replies."""
@@ -108,7 +109,7 @@ class Fleet:
                 idempotent=idempotent,
             )
 
-        return await self._asker.ask(APP_INFER.at(app=self.app), build, budget_s or self.budget_s)
+        return await self._asker.ask(self._infer_at, build, budget_s or self.budget_s)
 
     async def upload(self, package: bytes, progress: Callable[[int], None] | None = None) -> UploadProgress:
         """Put a ``.shoal`` package into the cloud's store; goes on where an earlier try stopped.

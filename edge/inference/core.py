@@ -15,12 +15,13 @@ The device itself may ask as well (``LocalAsked``), with or without a broker: sa
 
 from collections import OrderedDict, deque
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import msgspec
 
 from shared.core import Effect, Failed, Ignore, LinkDown, LinkUp, Publish, Tick, Work
 from shared.messages import Declined, InferCommand, Reply, ReplyStatus
-from shared.topics import DECLINED, REPLY
+from shared.topics import DECLINED, REPLY, Address
 
 ANSWERED_KEPT = 512
 OUTPUT_BYTES_MAX = REPLY.bytes_max - 1024  # what stands around the outputs needs room too
@@ -173,7 +174,7 @@ class Inference:
         if key in self.running or any(job.key == key for job in self.waiting):
             return [Ignore(f"{key} is being answered already")]
         if key in self.answered:
-            return [Publish(REPLY.at(node=self.node, caller=command.caller), self.answered[key])]
+            return [Publish(_reply_to(self.node, command.caller), self.answered[key])]
         job = _Job(
             key,
             command.caller,
@@ -215,8 +216,8 @@ class Inference:
         job = self.running.pop(key, None)
         if job is None:
             return [Ignore(f"{key} is not running")]
-        if body is not None and job.caller and len(bytes(body)) > OUTPUT_BYTES_MAX:
-            detail = f"the outputs are {len(bytes(body))} bytes; {OUTPUT_BYTES_MAX} fit into one reply"
+        if body is not None and job.caller and len(body) > OUTPUT_BYTES_MAX:
+            detail = f"the outputs are {len(body)} bytes; {OUTPUT_BYTES_MAX} fit into one reply"
             effects = self._refuse(job, "output-too-large", detail)
         elif body is not None:
             effects = self._answer(
@@ -265,7 +266,7 @@ class Inference:
         self.answered[job.key] = reply
         if len(self.answered) > ANSWERED_KEPT:
             self.answered.popitem(last=False)
-        return [Publish(REPLY.at(node=self.node, caller=job.caller), reply)]
+        return [Publish(_reply_to(self.node, job.caller), reply)]
 
     def _load(self) -> LoadChanged:
         models = tuple(sorted({job.model for job in self.running.values()}))
@@ -278,6 +279,12 @@ class Inference:
         assert not self.waiting or len(self.running) == self.slots, "nobody waits while a slot is free"
         assert len(self.answered) <= ANSWERED_KEPT
         assert not self.running.keys() & {job.key for job in self.waiting}
+
+
+@lru_cache(maxsize=256)
+def _reply_to(node: str, caller: str) -> Address[Reply]:
+    """Built once per caller: it stands in the way of every answer."""
+    return REPLY.at(node=node, caller=caller)
 
 
 def _local(event: LocalAsked, now: float) -> _Job:

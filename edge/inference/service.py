@@ -86,6 +86,31 @@ class LocalClients:
             future.set_result(effect.reply)
 
 
+class LoadReport:
+    """Tells how busy we are at the end of the loop's turn, and only what is new.
+
+    A request that is run at once comes and goes within one turn: nobody could have seen it, and telling would
+    hold up its answer.
+    """
+
+    def __init__(self, tell: Callable[[LoadChanged], None]) -> None:
+        self._tell, self._due = tell, False
+        self._told = self._latest = LoadChanged(0, 0, ())
+
+    def changed(self, load: LoadChanged) -> None:
+        """The load is this now."""
+        self._latest = load
+        if not self._due and load != self._told:
+            self._due = True
+            asyncio.get_running_loop().call_soon(self._report)
+
+    def _report(self) -> None:
+        self._due = False
+        if self._latest != self._told:
+            self._told = self._latest
+            self._tell(self._latest)
+
+
 def inference_service(
     core: Inference, bus: Bus, host: Host, local: LocalClients, load_changed: Callable[[LoadChanged], None]
 ) -> Service[Event]:
@@ -114,7 +139,7 @@ def inference_service(
         core,
         bus,
         [on(INFER, lambda ids, command: InferArrived(ids["model"], command), node=core.node)],
-        do={AnswerLocally: local.answer, LoadChanged: load_changed},
+        do={AnswerLocally: local.answer, LoadChanged: LoadReport(load_changed).changed},
         work={RunModule: run},
         work_max=core.slots + core.queue_max,
     )
