@@ -61,7 +61,7 @@ def up(
         raise ConfigError(f"--fleet {fleet!r}: use 1 to 64 of a-z, 0-9 and '-'")
     regions = ("eu", "us")
     nodes = {
-        f"edge-{number}": {"labels": {"region": regions[number % len(regions)]}, "heartbeat_s": 5.0}
+        f"edge-{number}": {"labels": {"region": regions[number % len(regions)]}, "heartbeat_s": 2.0}
         for number in range(1, devices + 1)
     }
     with held(folder / "lock", "a fleet"):
