@@ -24,6 +24,7 @@ from shared.messages import Declined, InferCommand, Reply, ReplyStatus
 from shared.topics import DECLINED, REPLY, Address
 
 ANSWERED_KEPT = 512
+ANSWERED_BYTES_MAX = 8 << 20
 OUTPUT_BYTES_MAX = REPLY.bytes_max - 1024  # what stands around the outputs needs room too
 
 
@@ -133,7 +134,11 @@ class _Job:
 
 @dataclass(slots=True)
 class Inference:
-    """Runs at most ``slots`` requests at a time, and lets at most ``queue_max`` wait."""
+    """Runs at most ``slots`` requests of one model at a time, and lets at most ``queue_max`` wait.
+
+    One lane more than ``slots`` is there in all, so that a model which hangs until its deadline does not
+    keep its neighbours from answering meanwhile.
+    """
 
     node: str
     epoch: int
@@ -144,6 +149,7 @@ class Inference:
     running: dict[str, _Job] = field(default_factory=dict)
     waiting: deque[_Job] = field(default_factory=deque)
     answered: OrderedDict[str, Reply] = field(default_factory=OrderedDict)
+    answered_bytes: int = 0
 
     def step(self, event: Event, now: float) -> list[Effect]:
         """See :class:`shared.core.Core`."""
@@ -193,12 +199,16 @@ class Inference:
             return self._decline(job, "draining", f"{self.node} is going out of service")
         if job.model not in self.ready:
             return self._decline(job, "no-model", f"{self.node} does not hold {job.model!r}")
-        if len(self.running) < self.slots:
+        if self._is_free_for(job.model):
             return [self._start(job, now), self._load()]
         if len(self.waiting) >= self.queue_max:
             return self._decline(job, "overloaded", f"{self.queue_max} requests are waiting on {self.node}")
         self.waiting.append(job)
         return [self._load()]
+
+    def _is_free_for(self, model: str) -> bool:
+        held = sum(job.model == model for job in self.running.values())
+        return len(self.running) <= self.slots and held < self.slots
 
     def _start(self, job: _Job, now: float) -> RunModule:
         self.running[job.key] = job
@@ -225,13 +235,21 @@ class Inference:
             )
         else:
             effects = self._refuse(job, *(refused or ("runtime-error", "the module gave no result")))
-        while self.waiting and len(self.running) < self.slots:
+        return [*effects, *self._start_waiting(now), self._load()]
+
+    def _start_waiting(self, now: float) -> list[Effect]:
+        """Whoever waited longest and finds its lane free."""
+        effects: list[Effect] = []
+        passed: list[_Job] = []
+        while self.waiting and len(self.running) <= self.slots:
             job = self.waiting.popleft()
             if job.deadline <= now:
                 effects += self._late(job)
-            else:
+            elif self._is_free_for(job.model):
                 effects.append(self._start(job, now))
-        effects.append(self._load())
+            else:
+                passed.append(job)
+        self.waiting.extendleft(reversed(passed))
         return effects
 
     def _expire(self, now: float) -> list[Effect]:
@@ -264,8 +282,9 @@ class Inference:
         if not job.caller:
             return [AnswerLocally(job.correlation, reply)]
         self.answered[job.key] = reply
-        if len(self.answered) > ANSWERED_KEPT:
-            self.answered.popitem(last=False)
+        self.answered_bytes += len(reply.body)
+        while len(self.answered) > ANSWERED_KEPT or self.answered_bytes > ANSWERED_BYTES_MAX:
+            self.answered_bytes -= len(self.answered.popitem(last=False)[1].body)
         return [Publish(_reply_to(self.node, job.caller), reply)]
 
     def _load(self) -> LoadChanged:
@@ -274,10 +293,11 @@ class Inference:
 
     def check(self) -> None:
         """Invariants."""
-        assert len(self.running) <= self.slots
+        assert len(self.running) <= self.slots + 1
         assert len(self.waiting) <= self.queue_max
-        assert not self.waiting or len(self.running) == self.slots, "nobody waits while a slot is free"
+        assert not any(self._is_free_for(job.model) for job in self.waiting), "nobody waits for a free lane"
         assert len(self.answered) <= ANSWERED_KEPT
+        assert self.answered_bytes == sum(len(reply.body) for reply in self.answered.values())
         assert not self.running.keys() & {job.key for job in self.waiting}
 
 

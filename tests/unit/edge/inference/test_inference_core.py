@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge.inference.core import (
+    ANSWERED_BYTES_MAX,
     OUTPUT_BYTES_MAX,
     AnswerLocally,
     DrainStarted,
@@ -67,6 +68,30 @@ def test_a_request_that_waited_past_its_deadline_is_refused_and_not_run():
     assert not any(isinstance(one, RunModule) for one in effects)
 
 
+def test_a_model_that_hangs_leaves_a_lane_to_its_neighbours():
+    core = Inference("n1", 7, slots=1)
+    core.step(ModelsChanged(frozenset({"digits", "hostile"})), 0.0)
+    core.step(asked("h1", "hostile", budget_s=9.0), 0.0)
+    assert not any(isinstance(one, RunModule) for one in core.step(asked("h2", "hostile", budget_s=9.0), 0.1))
+    for number in range(3):
+        assert any(isinstance(one, RunModule) for one in core.step(asked(f"d{number}"), 0.2))
+        assert replies(core.step(Ran(f"app/d{number}", packed(()), 0.01), 0.3))[0].status is ReplyStatus.OK
+        core.check()
+    effects = core.step(Refusal("app/h1", "deadline", "stopped"), 9.2)
+    assert [one.code for one in replies(effects)] == ["deadline", "deadline"]
+
+
+def test_answers_kept_for_repeats_are_bounded_in_bytes():
+    core = Inference("n1", 7)
+    core.step(READY, 0.0)
+    for number in range(20):
+        core.step(asked(str(number)), 0.0)
+        core.step(Ran(f"app/{number}", msgspec.Raw(b"\x00" * 1_000_000), 0.1), 0.1)
+        core.check()
+    assert len(core.answered) == ANSWERED_BYTES_MAX // 1_000_000
+    assert core.step(asked("0"), 0.2) != [], "too old to be remembered: it simply runs again"
+
+
 def test_draining_finishes_what_is_here_and_takes_nothing_new():
     core = Inference("n1", 7, slots=1)
     core.step(READY, 0.0)
@@ -108,6 +133,7 @@ histories = st.lists(
         st.builds(lambda name: Ran(f"/{name}", packed(()), 0.1), names),
         st.just(Tick()),
         st.just(READY),
+        st.just(ModelsChanged(frozenset({"digits", "second"}))),
         st.just(DrainStarted()),
     ),
     max_size=60,
