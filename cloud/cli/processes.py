@@ -143,11 +143,11 @@ async def _watch(local: "LocalFleet", console: "Console", quiet: bool) -> None:
     if quiet or not console.is_terminal:
         await asyncio.Event().wait()
     config = read_config(local.workspace.config("operator"))
-    async with connected(config, app_id(config)) as fleet:
-        with Live(Text("waiting for the devices ..."), console=console, auto_refresh=False) as live:
+    async with connected(config, app_id(config), budget_s=REFRESH_S) as fleet:
+        with Live(Text("the cloud starts ..."), console=console, auto_refresh=False) as live:
             while True:
                 try:
                     live.update(nodes_table(await fleet.nodes()), refresh=True)
-                except RequestFailed as error:
-                    live.update(Text(f"the cloud does not answer: {error}"), refresh=True)
+                except RequestFailed:
+                    live.update(Text("waiting for the cloud to answer ..."), refresh=True)
                 await asyncio.sleep(REFRESH_S)

@@ -30,6 +30,7 @@ MODEL = "digits"
 IN_FLIGHT = 64
 READY_S_MAX = 30.0
 _POLL_S = 0.05
+_ASK_S = 0.5
 
 Progress = Callable[[str, int, int], None]  # step, done, total
 
@@ -99,9 +100,11 @@ async def play(examples: Path, folder: Path, devices: int, progress: Progress) -
     progress("start", 0, devices)
     async with LocalFleet(folder, nodes, log_level="warning") as local:
         config = read_config(local.workspace.config("operator"))
+        # Whoever asks before the cloud listens is not answered: ask often, and wait briefly each time.
+        async with connected(config, "operator", budget_s=_ASK_S) as asking:
+            await _until_serving(asking, local, devices, progress)
         async with connected(config, "operator") as fleet:
             samples = _count_telemetry(fleet)
-            await _until_serving(fleet, local, devices, progress)
             start_s = time.monotonic() - began
             deploy_s = await _deploy(fleet, package, devices, progress)
             run, took_s = await _classify(fleet, local, images, progress)
