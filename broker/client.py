@@ -82,7 +82,10 @@ class Wire(Asking, Protocol):
 
 
 class ClientBus:
-    """See :class:`broker.bus.ConnectedBus`. ``clock``: monotonic seconds; ``rng``: spreads reconnects."""
+    """See :class:`broker.bus.ConnectedBus`. ``clock``: monotonic seconds; ``rng``: spreads reconnects.
+
+    Raises ``ValueError`` for a will whose topic MQTT can't carry.
+    """
 
     def __init__(
         self,
@@ -95,6 +98,8 @@ class ClientBus:
         self.stats = BusStats()
         self._options, self._clock = options, clock
         self._topics, self._routes, self._state = Topics(options.root), Routes(), LinkState()
+        if options.will is not None:
+            self._topics.name(options.will.topic)  # a bad one would fail every connect
         outbox = Outbox(options.outbox_messages_max, options.outbox_bytes_max, self.stats)
         self._publisher = Publisher(outbox, self.stats, clock)
         self._subscriber = Subscriber(self._routes, self._state.note)
