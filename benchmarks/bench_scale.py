@@ -33,7 +33,7 @@ from broker.credentials import (
     render_roles,
     write_private,
 )
-from cloud.cli.options import read_config
+from broker.settings import read_config
 from cloud.client import Fleet, connected
 from cloud.local.processes import LocalFleet
 

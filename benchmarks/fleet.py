@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from broker.process import fast_loop
-from cloud.cli.options import read_config
+from broker.settings import read_config
 from cloud.client import Fleet, connected
 from cloud.local.processes import LocalFleet
 from shared.errors import RequestFailed, Unavailable

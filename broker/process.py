@@ -3,7 +3,6 @@
 import argparse
 import asyncio
 import gc
-import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Coroutine
@@ -11,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from broker.logs import configure_logging
-from shared.config import Config, parse
+from broker.settings import read_config
+from shared.config import Config
 from shared.errors import ConfigError, ShoalError
 
 EXIT_TROUBLE = 1
@@ -28,13 +28,7 @@ def common_options(parser: argparse.ArgumentParser) -> None:
 
 def configured(arguments: argparse.Namespace, *overrides: dict[str, Any]) -> Config:
     """The settings of this process. Raises :class:`ConfigError`."""
-    text = ""
-    if arguments.config is not None:
-        try:
-            text = arguments.config.read_text()
-        except OSError as error:
-            raise ConfigError(f"can't read {arguments.config}: {error.strerror}") from None
-    return parse(text, os.environ, *overrides)
+    return read_config(arguments.config, *overrides)
 
 
 def labels(pairs: list[str] | None) -> dict[str, str] | None:

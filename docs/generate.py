@@ -2,6 +2,7 @@
 
 docs/topics.md          from shared/topics.py
 docs/states.md          from every NEXT table, wherever one stands
+docs/cli.md             from the commands
 mosquitto.conf          from broker/mosquitto.py
 docker/mosquitto/acl    from shared/topics.py
 """
@@ -16,6 +17,7 @@ from typing import Any
 
 from broker.acl import Role, reads
 from broker.mosquitto import Mosquitto, access_file, configuration
+from cloud.cli import reference
 from shared.topics import ALL, KIB, MIB, PROTOCOL, Topic, Writer
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -33,6 +35,7 @@ def generated() -> dict[str, str]:
     return {
         "docs/topics.md": topics_page(),
         "docs/states.md": states_page(tables()),
+        "docs/cli.md": reference.page(),
         "mosquitto.conf": configuration(Mosquitto()),
         "docker/mosquitto/acl": access_file(FLEET),
     }

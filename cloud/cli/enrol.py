@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from cloud.cli.options import WORKSPACE, JsonOption, emit, examples, read_config
+from broker.settings import read_config
+from cloud.cli.options import WORKSPACE, JsonOption, emit, examples
 from shared.errors import ConfigError
 
 if TYPE_CHECKING:

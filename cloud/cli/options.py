@@ -5,7 +5,6 @@ mistyped option answer at once.
 """
 
 import asyncio
-import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable
@@ -15,8 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import msgspec
 import typer
 
-from shared.config import Config, broker_address, parse
-from shared.errors import ConfigError
+from broker.settings import read_config
+from shared.config import Config, broker_address
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -52,17 +51,6 @@ def load_config(config: Path | None, broker: str | None, fleet: str | None) -> C
     if config is None and broker is None and OPERATOR_FILE.exists():
         config = OPERATOR_FILE
     return _with_password(read_config(config, {"fleet": fleet, "broker": {"url": broker}}))
-
-
-def read_config(path: Path | None, *overrides: dict[str, Any]) -> Config:
-    """Read one file (if any) and the environment. Raises :class:`ConfigError`."""
-    text = ""
-    if path is not None:
-        try:
-            text = path.read_text()
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"can't read the configuration {path}: {error}") from None
-    return parse(text, os.environ, *overrides)
 
 
 def _with_password(config: Config) -> Config:

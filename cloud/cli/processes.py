@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cloud.cli.options import WORKSPACE, app_id, examples, read_config, run
+from broker.settings import read_config
+from cloud.cli.options import WORKSPACE, app_id, examples, run
 from shared.errors import ConfigError, RequestFailed
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from broker.bus import Delivery
-from cloud.cli.options import read_config
+from broker.settings import read_config
 from cloud.client import Answer, Fleet, connected
 from cloud.local.processes import LocalFleet
 from shared.errors import RequestFailed, ShoalError, Unavailable

@@ -11,7 +11,7 @@ import numpy as np
 
 from broker.credentials import PASSWORDS, Credentials
 from broker.mosquitto import Mosquitto, access_file, configuration
-from cloud.cli.options import read_config
+from broker.settings import read_config
 from cloud.client import Fleet, connected
 from cloud.local.processes import LocalFleet, LocalProcess
 from shared.errors import RequestFailed, Unavailable

@@ -23,7 +23,7 @@ import yaml
 from broker.acl import Role
 from broker.credentials import PASSWORDS, ROLES, parse_roles
 from broker.mosquitto import Mosquitto, configuration
-from cloud.cli.options import read_config
+from broker.settings import read_config
 from cloud.client import connected
 from cloud.local.processes import LocalProcess
 from shared.topics import BIRTH, DESIRED, root
