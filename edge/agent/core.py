@@ -20,6 +20,7 @@ from shared.errors import InvalidTransition
 from shared.messages import (
     Birth,
     Capabilities,
+    CloudPresence,
     Command,
     CommandVerb,
     Heartbeat,
@@ -31,6 +32,8 @@ from shared.messages import (
 )
 from shared.topics import BIRTH, HEARTBEAT, PRESENCE, REPLY
 from shared.wire import packed
+
+NEW_CLOUD_S = 1.0  # a fleet spreads its heartbeats for a new cloud over this
 
 
 class Phase(StrEnum):
@@ -94,6 +97,13 @@ class CommandArrived:
 
 
 @dataclass(frozen=True, slots=True)
+class CloudSeen:
+    """What the cloud says of itself."""
+
+    presence: CloudPresence
+
+
+@dataclass(frozen=True, slots=True)
 class TroubleSeen:
     """Something needs a person: the store fell back, the disk is full. Empty: it is over."""
 
@@ -150,6 +160,7 @@ Event = (
     | LoadSeen
     | CommandArrived
     | PingRead
+    | CloudSeen
     | TroubleSeen
     | StopAsked
     | LinkUp
@@ -183,6 +194,7 @@ class Agent:
     trouble: str = ""
     stop_reason: str = ""
     failures: int = 0
+    cloud_term: int = 0
 
     def step(self, event: Event, now: float) -> list[Effect]:
         """See :class:`shared.core.Core`."""
@@ -215,6 +227,11 @@ class Agent:
             case TroubleSeen(what):
                 self.trouble = what
                 self.next_heartbeat = now
+            case CloudSeen(presence) if presence.online and presence.term > self.cloud_term:
+                # A cloud that just started vouches for nobody: show it that we live, but not all at once.
+                self.cloud_term = presence.term
+                soon = now + self.chance.uniform(0.0, min(NEW_CLOUD_S, self.heartbeat_s))
+                self.next_heartbeat = min(self.next_heartbeat, soon)
             case Failed(Measure(), _) if self.phase is Phase.BOOTING:
                 self.measuring = False  # asked again at the next tick
                 self.failures += 1

@@ -6,6 +6,7 @@ from broker.bus import Bus, Will
 from broker.service import Service, on
 from edge.agent.core import (
     Agent,
+    CloudSeen,
     CommandArrived,
     Event,
     Exit,
@@ -19,7 +20,7 @@ from edge.agent.core import (
     VitalsRead,
 )
 from shared.messages import Capabilities, Presence
-from shared.topics import COMMAND, PRESENCE
+from shared.topics import CLOUD, COMMAND, PRESENCE
 from shared.wire import encode
 
 WILL_DELAY_S = 5  # a short cut of the network is not a death
@@ -49,7 +50,10 @@ def agent_service(
         "agent",
         core,
         bus,
-        [on(COMMAND, lambda ids, command: CommandArrived(ids["verb"], command), node=core.node)],
+        [
+            on(COMMAND, lambda ids, command: CommandArrived(ids["verb"], command), node=core.node),
+            on(CLOUD, lambda _, presence: CloudSeen(presence)),
+        ],
         do={StartDraining: lambda _: drain(), Exit: lambda effect: leave(effect.reason)},
         work={
             ReadVitals: lambda _: VitalsRead(vitals()),

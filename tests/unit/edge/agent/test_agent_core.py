@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from edge.agent.core import (
     NEXT,
     Agent,
+    CloudSeen,
     CommandArrived,
     Exit,
     LoadSeen,
@@ -25,7 +26,7 @@ from edge.agent.core import (
 )
 from shared.core import Failed, LinkDown, LinkUp, Publish, Tick
 from shared.errors import InvalidTransition
-from shared.messages import Capabilities, Command, Heartbeat, NodeState, Presence, ReplyStatus
+from shared.messages import Capabilities, CloudPresence, Command, Heartbeat, NodeState, Presence, ReplyStatus
 from tests.transcript import Transcript
 
 ABLE = Measured(Capabilities(cores=2, memory_bytes=1 << 30, wasm_gflops=20.0))
@@ -98,6 +99,19 @@ def test_a_device_that_never_gets_idle_stops_at_the_deadline_of_its_drain():
     assert Exit("SIGTERM") in core.step(Tick(), 12.0)
 
 
+def test_a_new_cloud_hears_of_a_device_within_a_second_and_an_old_one_does_not_hurry_it():
+    core = agent()
+    core.step(LinkUp(False), 0.0)
+    core.step(ABLE, 0.0)
+    core.step(CloudSeen(CloudPresence(online=True, term=5)), 2.0)
+    assert ReadVitals() in core.step(Tick(), 3.0)
+    core.step(CloudSeen(CloudPresence(online=True, term=5)), 4.0)
+    core.step(CloudSeen(CloudPresence(online=False, term=6)), 4.0)
+    assert core.step(Tick(), 5.5) == []
+    core.step(CloudSeen(CloudPresence(online=True, term=6)), 6.0)
+    assert ReadVitals() in core.step(Tick(), 7.0)
+
+
 def test_trouble_shows_in_the_next_heartbeat():
     core = agent()
     core.step(LinkUp(False), 0.0)
@@ -131,6 +145,11 @@ events = st.one_of(
     st.just(LinkDown()),
     st.just(VitalsRead(VITALS)),
     st.just(StopAsked("SIGTERM")),
+    st.builds(
+        lambda online, term: CloudSeen(CloudPresence(online=online, term=term)),
+        st.booleans(),
+        st.integers(0, 3),
+    ),
     st.just(TroubleSeen("disk")),
     st.just(TroubleSeen("")),
     st.just(Failed(Measure(), "x")),
