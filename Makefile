@@ -43,7 +43,7 @@ up: $(RUN)
 	$(BIN)/shoal up
 
 test: $(DEV)
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
 
 test-long: $(DEV)
 	$(BIN)/pytest -m long

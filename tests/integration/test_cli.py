@@ -39,7 +39,7 @@ READS = [
 ]
 
 
-@pytest.mark.parametrize(("arguments", "keys"), READS, ids=lambda value: str(value)[:30])
+@pytest.mark.parametrize(("arguments", "keys"), READS, ids=[arguments[0] for arguments, _ in READS])
 def test_json_has_the_promised_keys_and_nothing_else_is_printed(
     with_digits: RunningFleet, arguments: list[str], keys: set[str]
 ) -> None:
@@ -49,7 +49,7 @@ def test_json_has_the_promised_keys_and_nothing_else_is_printed(
     assert said.err == ""
 
 
-@pytest.mark.parametrize(("arguments", "keys"), READS, ids=lambda value: str(value)[:30])
+@pytest.mark.parametrize(("arguments", "keys"), READS, ids=[arguments[0] for arguments, _ in READS])
 def test_people_get_a_page_that_fits_80_columns(
     with_digits: RunningFleet, arguments: list[str], keys: set[str]
 ) -> None:
@@ -92,7 +92,9 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize(("arguments", "names"), WRONG, ids=lambda value: str(value)[:40])
+@pytest.mark.parametrize(
+    ("arguments", "names"), WRONG, ids=[" ".join(arguments)[:30] for arguments, _ in WRONG]
+)
 def test_a_mistake_is_one_line_that_says_what_to_do(
     with_digits: RunningFleet, arguments: list[str], names: str
 ) -> None:
