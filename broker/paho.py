@@ -35,6 +35,7 @@ MQTT_5, MQTT_3_1_1 = 5, 4
 _WINDOW_3_1_1 = 20  # a 3.1.1 broker does not say how many messages it takes at once; Mosquitto's default
 _WINDOW_MQTT_5 = 0xFFFF  # what a broker means that says nothing (MQTT 5.0, section 3.2.2.3.3)
 _UNWRITTEN_MAX = 1000  # packets in paho's hands; at this many we are congested
+_LAST_WORD_S = 0.2
 _DROP_S = 1.0
 _HEADER_BYTES = 64  # fixed header, lengths, packet id and the properties we set, generously
 
@@ -86,6 +87,8 @@ class PahoWire:
         try:
             # aiomqtt does not notice a connection that is lost before the broker answered.
             await asyncio.wait((entering, self._lost), return_when=asyncio.FIRST_COMPLETED)
+            # A refusal and the end of the connection come in one piece; the reason is worth a moment.
+            await asyncio.wait((entering,), timeout=_LAST_WORD_S)
             if not entering.done():
                 raise Unavailable("the connection was lost before the broker answered")
             entering.result()
