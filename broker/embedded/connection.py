@@ -5,10 +5,12 @@
        └──────────────► cut             └──► DISCONNECT with the reason ────────┴──► cut
 
 Reading: the fixed header is looked at before a packet is buffered, so nobody makes us hold more than
-``packet_bytes_max``. Writing: packets collect in a list and leave in one write at the end of the event
-loop's turn. A reader that is too slow first loses QoS 0 and has QoS 1 and 2 wait (``congested``); if
-acknowledgements alone then double the buffer, we stop reading from it, until it has caught up or misses its
-keep alive.
+``packet_bytes_max``. A few kilobytes may be hundreds of packets that each match a thousand filters, so after
+``_TURN_S`` the rest of them waits for the loop's next turn, in which the others are served.
+
+Writing: packets collect in a list and leave in one write at the end of the event loop's turn. A reader that
+is too slow first loses QoS 0 and has QoS 1 and 2 wait (``congested``); if acknowledgements alone then double
+the buffer, we stop reading from it, until it has caught up or misses its keep alive.
 """
 
 import asyncio
@@ -26,6 +28,8 @@ from broker.embedded.scan import scan
 from broker.embedded.wire import Fault, NotMqtt, WrongVersion
 
 _FLUSH_BYTES = 256 << 10  # collect at most this much in one turn, so that the write buffer's limit is felt
+_TURN_S = 0.01  # how long the packets of one connection may keep the loop
+_PACKETS_UNTIMED = 16  # handled between two looks at the clock
 _CLOSE_TIMEOUT_S = 2.0  # how long a peer may take to read our last words
 _KEEP_ALIVE_GRACE = 1.5  # [MQTT-3.1.2-22]
 
@@ -35,8 +39,9 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_broker", "_buffer", "_certificate_is_username", "_closing", "_conversation", "_heard_at",
-        "_keep_alive_s", "_loop", "_on_closed", "_out", "_out_bytes", "_reading", "_timer", "_transport",
-        "_wanted_bytes", "aliases", "aliases_max", "congested", "packet_bytes_max", "receive_max",
+        "_keep_alive_s", "_loop", "_on_closed", "_out", "_out_bytes", "_reading", "_resting", "_timer",
+        "_transport", "_wanted_bytes", "aliases", "aliases_max", "congested", "packet_bytes_max",
+        "receive_max",
     )  # fmt: skip
 
     _transport: asyncio.Transport
@@ -60,6 +65,7 @@ class Connection(asyncio.Protocol):
         self._keep_alive_s = 0
         self._closing = False
         self._reading = True
+        self._resting = False
         self.congested = False
         self.packet_bytes_max = wire.PACKET_BYTES_MAX
         self.receive_max = 1
@@ -85,9 +91,12 @@ class Connection(asyncio.Protocol):
             self._take(data)
             return
         self._buffer += data
-        if len(self._buffer) >= self._wanted_bytes:
-            whole, self._buffer = self._buffer, bytearray()
-            self._take(whole)
+        if len(self._buffer) >= self._wanted_bytes and not self._resting:
+            self._take_buffer()
+
+    def _take_buffer(self) -> None:
+        whole, self._buffer = self._buffer, bytearray()
+        self._take(whole)
 
     def _take(self, data: bytes | bytearray) -> None:
         with memoryview(data) as view:
@@ -138,6 +147,7 @@ class Connection(asyncio.Protocol):
         if conversation is None:
             return done
         counters, limit = self._broker.counters, self._broker.limits.packet_bytes_max
+        count = 0
         while not self._closing:
             nbytes, body = self._frame(view, done, limit)
             if not nbytes:
@@ -148,7 +158,27 @@ class Connection(asyncio.Protocol):
             HANDLERS.get(raw[0] >> 4, Conversation.on_misplaced)(conversation, packet, raw)
             counters.packets_received += 1
             done += nbytes
+            count += 1
+            if not count % _PACKETS_UNTIMED and self._loop.time() - self._heard_at > _TURN_S:
+                self._rest()
+                break
         return done
+
+    def _rest(self) -> None:
+        """Let the others have a turn; meanwhile the kernel keeps what comes."""
+        self._resting = True
+        self._transport.pause_reading()
+        self._loop.call_soon(self._go_on)
+
+    def _go_on(self) -> None:
+        self._resting = False
+        if self._closing:
+            return
+        if self._reading:
+            self._transport.resume_reading()
+        self._heard_at = self._loop.time()
+        if self._buffer:
+            self._take_buffer()
 
     def _greet(self, view: memoryview) -> int:
         """Wait for a whole CONNECT and answer it; how many bytes it took."""

@@ -21,7 +21,8 @@ class Message:
 
     ``expires_at`` is on the broker's clock (seconds), ``origin`` the client id of the publisher. What the
     message counts for in every queue is ``size_bytes``: those of its packet, or an estimate when it came in
-    none. ``holders`` says how many queues hold it, for :class:`~broker.embedded.holdings.Holdings`.
+    none. ``holders`` says how many queues hold it, for :class:`~broker.embedded.holdings.Holdings`;
+    ``retained_number`` is for the :class:`~broker.embedded.retained.RetainedStore`.
     """
 
     __slots__ = (
@@ -34,6 +35,7 @@ class Message:
         "payload",
         "qos",
         "retain",
+        "retained_number",
         "size_bytes",
         "topic",
     )
@@ -54,7 +56,7 @@ class Message:
         self.origin = origin
         self.expires_at = expires_at
         self.size_bytes = _size_of(source, topic) if size_bytes is None else size_bytes
-        self.holders = 0
+        self.holders = self.retained_number = 0
         self._source = source
         self._properties: dict[str, Any] | None = None
         self._wires: dict[Variant, bytes] | None = None

@@ -1,5 +1,7 @@
 """The retained messages: the newest one of each topic, bounded in number and bytes, gone when they expire."""
 
+from collections.abc import Callable, Iterable, Iterator
+
 from broker.embedded.config import BrokerLimits
 from broker.embedded.message import Message
 from broker.embedded.topics import TopicTree, has_wildcard, tree_bytes
@@ -8,13 +10,14 @@ from broker.embedded.topics import TopicTree, has_wildcard, tree_bytes
 class RetainedStore:
     """Facts by topic. ``bytes_held`` counts packets, and estimates what their places in the tree take."""
 
-    __slots__ = ("_limits", "_mortal", "_tree", "bytes_held")
+    __slots__ = ("_count_put", "_limits", "_mortal", "_tree", "bytes_held")
 
     def __init__(self, limits: BrokerLimits) -> None:
         self._limits = limits
         self._tree: TopicTree[Message] = TopicTree()
         self._mortal: set[str] = set()  # topics whose message has an expiry: all that a sweep looks at
         self.bytes_held = 0
+        self._count_put = 0  # numbers what is put, from 1
 
     def __len__(self) -> int:
         return len(self._tree)
@@ -34,22 +37,32 @@ class RetainedStore:
         self._remove(message.topic)
         if message.payload:
             message.forget_encodings()
+            self._count_put += 1
+            message.retained_number = self._count_put
             self._tree.put(message.topic, message)
             self.bytes_held += _bytes_of(message)
             if message.expires_at is not None:
                 self._mortal.add(message.topic)
 
-    def holds(self, message: Message) -> bool:
-        """True while this very message is the newest of its topic."""
-        return self._tree.get(message.topic) is message
+    def covered_by(self, topic_filter: str, clock: Callable[[], float]) -> Iterator[Message]:
+        """The living messages a new subscription is owed, found one by one.
 
-    def covered_by(self, topic_filter: str, now: float) -> list[Message]:
-        """The living messages a new subscription is owed."""
+        The store may change while the iterator waits: what was removed does not turn up, nor what was put
+        after this call, which the subscriber has then heard already.
+        """
+        newest = self._count_put
+        return (
+            message
+            for message in self._find(topic_filter)
+            if message.retained_number <= newest
+            and (message.expires_at is None or clock() < message.expires_at)
+        )
+
+    def _find(self, topic_filter: str) -> Iterable[Message]:
         if has_wildcard(topic_filter):
-            found = self._tree.covered_by(topic_filter)
-        else:
-            found = [message] if (message := self._tree.get(topic_filter)) else []
-        return [message for message in found if message.expires_at is None or now < message.expires_at]
+            return self._tree.covered_by(topic_filter)
+        message = self._tree.get(topic_filter)
+        return () if message is None else (message,)
 
     def sweep(self, now: float) -> int:
         """Remove what has expired; how many that were. Readers skip the dead; this gives memory back."""
