@@ -13,6 +13,7 @@
             session       what outlives a connection
             outbox        QoS 0, 1 and 2 towards one client
             shared_group  one message to one of many
+            holdings      what all queues hold together, and its bound
             message       one encoding for many receivers
           sys_topics  $SYS/broker/...
     config, access, stats   values and hooks of the public interface
