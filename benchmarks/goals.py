@@ -68,7 +68,7 @@ GOALS = (
     ),
     Goal("1,000 devices: cloud", lambda r: r["scale"]["cloud"]["cores"] * 100, 15, "% of a core"),
     Goal("1,000 devices: broker", lambda r: r["scale"]["broker"]["cores"] * 100, 15, "% of a core"),
-    Goal("1,000 devices: memory grows by", growth, 0.5, "MiB a minute"),
+    Goal("1,000 devices: memory grows by", growth, 1, "MiB a minute"),
     Goal("idle agent, PSS", lambda r: r["device"]["memory"]["1_agent"]["pss_mib"], 60, "MiB"),
     Goal(
         "cold start to the first local answer",
