@@ -47,11 +47,20 @@ class Route(Generic[E]):
     topic: Topic[Any]
     to_event: Callable[[dict[str, str], Any], E]
     filter: str | None
+    qos: int = 1
 
 
 def on(topic: Topic[M], to_event: Callable[[dict[str, str], M], E], **ids: str) -> Route[E]:
     """A route whose two ends the type checker has compared. ``ids`` narrow the subscription."""
     return Route(topic, to_event, topic.filter_for(**ids))
+
+
+def overheard(topic: Topic[M], to_event: Callable[[dict[str, str], M], E], **ids: str) -> Route[E]:
+    """As :func:`on` but at QoS 0: for what is addressed to somebody else, and may be missed now and then.
+
+    It costs no acknowledgement, which is a fifth of the whole price of a request and its answer.
+    """
+    return Route(topic, to_event, topic.filter_for(**ids), qos=0)
 
 
 def on_demand(topic: Topic[M], to_event: Callable[[dict[str, str], M], E]) -> Route[E]:
@@ -94,7 +103,7 @@ class Service(Generic[E]):
         """Serve until cancelled. Raises whatever the core raised."""
         loop = asyncio.get_running_loop()
         self._stopped = loop.create_future()
-        subscription = self.listen(*(route.filter for route in self._routes if route.filter is not None))
+        subscriptions = [self._bus.subscribe(self._filters(qos), self._deliver, qos=qos) for qos in (1, 0)]
         unwatch = self._bus.watch_link(self._linked)
         ticks = loop.create_task(self._ticks(), name=f"{self.name}: ticks")
         try:
@@ -102,10 +111,14 @@ class Service(Generic[E]):
         finally:
             ticks.cancel()
             unwatch()
-            subscription.close()
+            for subscription in subscriptions:
+                subscription.close()
             for task in self._working:
                 task.cancel()
             await asyncio.gather(ticks, *self._working, return_exceptions=True)
+
+    def _filters(self, qos: int) -> list[str]:
+        return [route.filter for route in self._routes if route.filter is not None and route.qos == qos]
 
     def listen(self, *filters: str) -> Subscription:
         """Subscribe to more; what arrives goes through the routes."""
@@ -217,7 +230,7 @@ class Service(Generic[E]):
         sent = self._bus.publish(
             effect.to.name,
             payload,
-            qos=topic.qos,
+            qos=topic.qos if effect.qos is None else effect.qos,
             retain=topic.retain,
             properties=properties_of(topic, message),
         )

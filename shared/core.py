@@ -41,11 +41,12 @@ class Work(Effect):
 class Publish(Effect, Generic[M]):
     """Send one message. Never blocks: it waits in a bounded outbox while the link is down.
 
-    ``retain`` overrides nothing; a retained topic is cleared with :class:`Clear`.
+    ``qos``: None is the topic's own; 0 where the sender would repeat it anyway.
     """
 
     to: Address[M]
     message: M
+    qos: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """numpy arrays to and from the wire. Little-endian, row-major; only plain number types pass."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 from math import prod
 
 import msgspec
@@ -15,27 +16,32 @@ DTYPES = frozenset(
     {"float32", "float64", "float16", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "bool"}
 )
 DIMENSIONS_MAX = 8
+_LITTLE = {name: np.dtype(name).newbyteorder("<") for name in DTYPES}
 
 AnyArray = NDArray[np.generic]
 
 
 def to_wire(array: AnyArray) -> Array:
     """One array for the wire. Raises ``ValueError`` for a dtype that does not travel (objects, strings)."""
-    if array.dtype.name not in DTYPES:
-        raise ValueError(
-            f"arrays of {array.dtype.name} do not travel; use one of {', '.join(sorted(DTYPES))}"
-        )
     little = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
-    return Array(array.dtype.name, array.shape, little.tobytes())
+    return Array(_name_of(array.dtype), array.shape, little.tobytes())
+
+
+@lru_cache(maxsize=64)
+def _name_of(dtype: np.dtype[np.generic]) -> str:
+    """Remembered, because numpy builds the name anew each time, which costs as much as all the rest."""
+    if dtype.name not in DTYPES:
+        raise ValueError(f"arrays of {dtype.name} do not travel; use one of {', '.join(sorted(DTYPES))}")
+    return dtype.name
 
 
 def from_wire(array: Array) -> AnyArray:
     """A read-only view of what arrived. Raises :class:`Unreadable` when the bytes do not fit the shape."""
-    if array.dtype not in DTYPES:
+    dtype = _LITTLE.get(array.dtype)
+    if dtype is None:
         raise Unreadable(f"an array of {array.dtype[:32]!r} is not accepted")
     if len(array.shape) > DIMENSIONS_MAX or any(size < 0 for size in array.shape):
         raise Unreadable(f"an array of shape {array.shape[:9]} is not accepted")
-    dtype = np.dtype(array.dtype).newbyteorder("<")
     if prod(array.shape) * dtype.itemsize != len(array.data):
         raise Unreadable(f"{len(array.data)} bytes do not fill {array.dtype} of shape {array.shape}")
     return np.frombuffer(array.data, dtype).reshape(array.shape)

@@ -129,12 +129,14 @@ class TopicTree(Generic[V]):
             following: list[_Node[V]] = []
             for node in nodes:
                 children = node.children
+                # The exact name first: who asked for it waits, who overhears it does not, and each write may
+                # hand the processor to its reader.
+                if (same_level := children.get(level)) is not None:
+                    following.append(same_level)
                 if wild:
                     _take(children.get("#"), found)
                     if (any_level := children.get("+")) is not None:
                         following.append(any_level)
-                if (same_level := children.get(level)) is not None:
-                    following.append(same_level)
             nodes, wild = following, True
         for node in nodes:
             _take(node, found)

@@ -163,7 +163,8 @@ class Balancer:
             inputs=ask.inputs,
             function=ask.function,
         )
-        return Publish(held.to, command)
+        # A request that will be sent again when nobody answers needs no acknowledgement on its way.
+        return Publish(held.to, command, qos=0 if pending.ask is not None and not pending.first else None)
 
     def _shed(self, key: Key, ask: InferAsk, code: str, detail: str, now: float) -> list[Effect]:
         self.counts[code] += 1

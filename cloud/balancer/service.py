@@ -1,7 +1,7 @@
 """The balancer, bound to the bus. What the registry tells comes in through the service's ``feed``."""
 
 from broker.bus import Bus
-from broker.service import Service, on
+from broker.service import Service, on, overheard
 from cloud.balancer.core import Balancer, DeclineHeard, Event, InferAsked, ReplyHeard
 from shared.topics import APP_INFER, DECLINED, REPLY
 
@@ -16,7 +16,7 @@ def balancer_service(core: Balancer, bus: Bus) -> Service[Event]:
         bus,
         [
             on(APP_INFER, lambda ids, ask: InferAsked(ids["app"], ask)),
-            on(REPLY, lambda ids, reply: ReplyHeard(ids["node"], ids["caller"], reply)),
+            overheard(REPLY, lambda ids, reply: ReplyHeard(ids["node"], ids["caller"], reply)),
             on(DECLINED, lambda ids, declined: DeclineHeard(ids["node"], declined)),
         ],
         tick_s=TICK_S,
