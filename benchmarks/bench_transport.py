@@ -28,12 +28,12 @@ from pathlib import Path
 from typing import Any
 
 import aiomqtt
-import mqtt5
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.raw import raw
 from broker.ask import Asker
 from broker.native import LinkOptions, NativeBus
 from broker.process import fast_loop
@@ -47,58 +47,6 @@ from tests.support.mosquitto import Mosquitto, free_port
 ECHOES, BURST, PADDING, ONE_S_MAX = 400, 4000, 120, 60.0
 ROOT = "shoal/1/bench"
 REPLY_TO = APP_REPLY.at(app="bench")
-
-
-class Raw(asyncio.Protocol):
-    """The least that speaks MQTT 5: PUBLISH in, PUBACK out, a callback between."""
-
-    def __init__(self, client_id: str) -> None:
-        self.ready = asyncio.get_running_loop().create_future()
-        self.received: Callable[[mqtt5.PublishPacket], None] = lambda _: None
-        self.acknowledged: Callable[[], None] = lambda: None
-        self._greeting = mqtt5.ConnectPacket(client_id, clean_start=True).write()
-        self._buffer, self._id = b"", 0
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = transport
-        transport.write(self._greeting)
-
-    def data_received(self, data: bytes) -> None:
-        data = self._buffer + data if self._buffer else data
-        view, used = memoryview(data), 0
-        while used < len(data):
-            try:
-                packet, size = mqtt5.read(view[used:])
-            except IndexError:
-                break
-            used += size
-            if type(packet) is mqtt5.PublishPacket:
-                self.transport.write(mqtt5.PubAckPacket(packet.packet_id).write())
-                self.received(packet)
-            elif type(packet) is mqtt5.PubAckPacket:
-                self.acknowledged()
-            elif not self.ready.done():
-                self.ready.set_result(packet)
-        self._buffer = data[used:]
-
-    def publish(self, topic: str, payload: bytes) -> None:
-        self._id = self._id % 65535 + 1
-        packet = mqtt5.PublishPacket(topic, payload, qos=mqtt5.QoS.AT_LEAST_ONCE, packet_id=self._id)
-        self.transport.write(packet.write())
-
-    async def subscribe(self, pattern: str) -> None:
-        self.ready = asyncio.get_running_loop().create_future()
-        wanted = mqtt5.TopicFilter(pattern, max_qos=mqtt5.QoS.AT_LEAST_ONCE)
-        self.transport.write(mqtt5.SubscribePacket(1, [wanted]).write())
-        await self.ready
-
-
-async def raw(port: int, client_id: str) -> Raw:
-    _, protocol = await asyncio.get_running_loop().create_connection(
-        lambda: Raw(client_id), "127.0.0.1", port
-    )
-    await protocol.ready
-    return protocol
 
 
 async def native(port: int, client_id: str, stack: AsyncExitStack) -> NativeBus:

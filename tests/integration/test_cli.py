@@ -249,7 +249,7 @@ def test_an_interrupted_demo_leaves_nothing_behind(tmp_path: Path, number: signa
     )
     until("its processes run", lambda: len(left_in(tmp_path)) >= 3 or demo.poll() is not None)
     demo.send_signal(number)
-    out, err = demo.communicate(timeout=60)
+    out, err = demo.communicate(timeout=30)
     assert (demo.returncode, out, err) == (130, "", "")
     assert left_in(tmp_path) == []
 
