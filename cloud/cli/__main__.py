@@ -8,6 +8,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from cloud.cli.act import act
+from cloud.cli.compile import compile_
 from cloud.cli.demo import demo
 from cloud.cli.doctor import doctor
 from cloud.cli.enrol import enrol
@@ -47,7 +48,7 @@ def build() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback()(_options)
-    for part in (demo, processes, read, act, watch, doctor, enrol, inspect):
+    for part in (demo, processes, read, act, watch, doctor, enrol, compile_, inspect):
         part(app)
     return app
 

@@ -1,6 +1,6 @@
 """The pipeline from end to end, and the compiled model that comes out of it.
 
-nn.Module --frontend--> graph --passes--> graph --backend (plan, kernels)--> module     once per batch size
+nn.Module --frontend, lowering--> graph --passes--> graph --kernels, plan--> module     once per batch size
                                                                                └── .shoal package
 """
 
@@ -14,7 +14,7 @@ from cloud.compiler.cost import flops, operator_counts
 from cloud.compiler.errors import CompileError
 from cloud.compiler.ir import Graph
 from cloud.compiler.parameters import F32Array, encode_parameters
-from cloud.compiler.passes import optimise
+from cloud.compiler.passes import Precision, optimise
 from cloud.compiler.runner import Runner
 from shared.package import ModuleKind, Package, PackageInfo, pack
 
@@ -42,30 +42,33 @@ def compile_model(
     model: "torch.nn.Module",
     example_inputs: "Sequence[torch.Tensor]",
     *,
-    name: str,
+    name: str = "",
     batch_sizes: Sequence[int] = (1,),
+    precision: Precision | str = Precision.EXACT,
     version: str = "1",
     description: str = "",
 ) -> Compiled:
-    """Compile a model for inference: float32 arrays whose first dimension is the batch.
+    """Compile a model for inference: arrays whose first dimension is the batch.
 
-    ``example_inputs`` give the shapes of the inputs; their first dimension is replaced by each batch size.
+    ``example_inputs`` give the shapes and dtypes of the inputs; their first dimension is replaced by each
+    batch size. ``name``: by default the class's, in small letters. ``precision``: see :class:`Precision`.
     Raises :class:`UnsupportedOperator` and :class:`CompileError`, which say what to change in the model.
     """
     # Imported here: torch takes a second to load, and everything behind the front end works without it.
     from cloud.compiler.frontend import batched, export
 
     _check_batch_sizes(batch_sizes)
+    precision = _precision(precision)
     graphs: dict[int, Graph] = {}
     parameters: Mapping[str, F32Array] = {}
     for size in batch_sizes:
         exported = export(model, batched(example_inputs, size))
-        parameters, graphs[size] = exported.parameters, optimise(exported.graph)
+        parameters, graphs[size] = exported.parameters, optimise(exported.graph, precision)
         _check_batch(graphs[size], size)
-    modules = {size: build_module(graph) for size, graph in graphs.items()}
+    modules = {size: build_module({"run": graph}) for size, graph in graphs.items()}
     smallest = min(batch_sizes)
     info = PackageInfo(
-        name=name,
+        name=name or type(model).__name__.lower(),
         version=version,
         kind=ModuleKind.TENSOR,
         memory_bytes_max=max(one.abi.memory_bytes for one in modules.values()),
@@ -86,6 +89,13 @@ def _package(info: PackageInfo, modules: Mapping[int, Module], parameters: Mappi
     (layout,) = layouts.values()
     blob = encode_parameters({one.name: parameters[one.name] for one in layout.tensors})
     return Package(info=info, modules={size: one.binary for size, one in modules.items()}, parameters=blob)
+
+
+def _precision(given: Precision | str) -> Precision:
+    try:
+        return Precision(given)
+    except ValueError:
+        raise CompileError(f"precision {given!r}; there are {', '.join(Precision)}") from None
 
 
 def _check_batch_sizes(batch_sizes: Sequence[int]) -> None:

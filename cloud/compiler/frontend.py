@@ -1,29 +1,35 @@
-"""torch.nn.Module -> graph. The only file of the compiler that imports torch.
+"""torch.nn.Module -> graph. Only this file, the reader and the training front end import torch.
 
 ``torch.export`` traces the model for one set of shapes; ``run_decompositions({})`` with an empty table only
-makes the result functional (an in-place ReLU becomes a value of its own), so that every node is a pure call.
-Each call is handed to :func:`cloud.compiler.aten.lower` as plain Python values. Torch's own shape of every
-result is compared with the one the operation states: a wrong lowering stops here and not on a device.
+makes the result functional (an in-place ReLU becomes a value of its own), so that every node is a pure call
+and composite operators (linear, softmax, lstm) stay whole. :class:`cloud.compiler.reader.Reader` turns the
+traced graph into ours.
 """
 
-import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch.export.graph_signature import InputKind, OutputKind
+from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
+from torch.nn.modules import transformer
 
-from cloud.compiler.aten import AtenCall, lower
 from cloud.compiler.errors import CompileError
-from cloud.compiler.ir import Graph, Node, Parameter, Shape, Value
+from cloud.compiler.ir import Graph, Parameter, Value
+from cloud.compiler.ops.movement import Cast
+from cloud.compiler.reader import Reader, dtype_of
 
-_TORCH_FILES = str(Path(torch.__file__).parent)
-_FRAME = re.compile(r'File "(?P<path>[^"]+)", line (?P<line>\d+), in \S+\n\s+(?P<code>[^\n]*)')
+_ONE_PATH = (
+    "the model takes one path or another by the numbers in a tensor (as in `if x.sum() > 0`), and a compiled "
+    "model has one path: compute both and choose with torch.where"
+)
+F32Array = npt.NDArray[np.float32]
+_BORDER = {torch.int64: "i64", torch.int32: "i32", torch.bool: "bool", torch.float32: "f32"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,22 +37,27 @@ class Exported:
     """A model as the compiler sees it. ``parameters``: float32 arrays by the model's own names."""
 
     graph: Graph
-    parameters: Mapping[str, npt.NDArray[np.float32]]
+    parameters: Mapping[str, F32Array]
 
 
 def export(model: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> Exported:
     """Trace the model in evaluation mode for inputs of these shapes (their numbers do not matter).
 
     Raises :class:`UnsupportedOperator` for an operator without a lowering and :class:`CompileError` for what
-    is not a pure function of float32 arrays.
+    is not a pure function of float32 arrays, or has no fixed path through it.
     """
-    with _evaluation_mode(model), warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # torch about its own internals
-        program = torch.export.export(model, inputs).run_decompositions({})
-    reader = _Reader(program)
-    graph = reader.graph()
-    graph.check()
-    return Exported(graph, {one.key: reader.array(one.key) for one in graph.parameters})
+    with _evaluation_mode(model), _quiet_torch():
+        try:
+            program = torch.export.export(model, inputs, strict=False).run_decompositions({})
+        except GuardOnDataDependentSymNode as error:
+            raise CompileError(f"{_ONE_PATH}\n  torch: {_first_line(error)}") from error
+        except RuntimeError as error:
+            raise CompileError(f"torch.export can't follow the model: {_first_line(error)}") from error
+    return _Program(program).read()
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]
 
 
 def batched(inputs: Sequence[torch.Tensor], batch_size: int) -> tuple[torch.Tensor, ...]:
@@ -56,56 +67,67 @@ def batched(inputs: Sequence[torch.Tensor], batch_size: int) -> tuple[torch.Tens
     return tuple(torch.zeros((batch_size, *one.shape[1:]), dtype=one.dtype) for one in inputs)
 
 
-class _Reader:
-    """Walks an exported program once."""
+class _Program:
+    """Reads an exported program: what its placeholders are, its nodes, its outputs."""
 
     def __init__(self, program: torch.export.ExportedProgram) -> None:
-        self._program = program
-        self._values: dict[str, Value] = {}
+        self._program, self._reader = program, Reader()
+        self._inputs: list[Value] = []
+        self._parameters: dict[str, Parameter] = {}
 
-    def graph(self) -> Graph:
-        inputs, parameters = self._placeholders()
-        nodes = tuple(self._node(one) for one in self._program.graph.nodes if one.op == "call_function")
-        return Graph(inputs, parameters, nodes, self._outputs())
+    def read(self) -> Exported:
+        kinds = {one.arg.name: one for one in self._program.graph_signature.input_specs}
+        for node in self._program.graph.nodes:
+            if node.op == "placeholder":
+                self._placeholder(node, kinds[node.name])
+            elif node.op == "call_function":
+                self._reader.node(node)
+        build = self._reader.build
+        outputs = self._outputs()
+        graph = Graph(
+            tuple(self._inputs),
+            tuple(self._parameters.values()),
+            tuple(build.nodes),
+            outputs,
+            tuple(build.constants),
+        )
+        graph.check()
+        return Exported(graph, {key: self._array(key) for key in self._parameters})
 
-    def array(self, key: str) -> npt.NDArray[np.float32]:
-        """A parameter, buffer or constant as torch holds it."""
+    def _placeholder(self, node: torch.fx.Node, spec: Any) -> None:
+        meta = node.meta.get("val")
+        if spec.kind == InputKind.USER_INPUT:
+            self._reader.define(node, self._input(node, meta))
+            return
+        key = str(spec.target)
+        if not isinstance(meta, torch.Tensor):
+            return
+        if meta.dtype == torch.float32:
+            value = Value(f"parameter {key}", tuple(meta.shape))
+            self._parameters[key] = Parameter(key, value)
+            self._reader.define(node, value)
+        else:  # positions, masks: the same in every model of this architecture
+            self._reader.define(node, self._reader.build.constant(self._tensor(key)))
+
+    def _input(self, node: torch.fx.Node, meta: Any) -> Value:
+        if not isinstance(meta, torch.Tensor) or meta.dtype not in _BORDER:
+            kind = getattr(meta, "dtype", type(meta).__name__)
+            raise CompileError(
+                f"the model's argument {node.name!r} is {kind}; it takes float32, int64 or bool"
+            )
+        value = Value(node.name, tuple(meta.shape), _BORDER[meta.dtype])
+        self._inputs.append(value)
+        return value if value.dtype in ("f32", "i32") else self._reader.build(Cast("i32"), value)
+
+    def _tensor(self, key: str) -> npt.NDArray[Any]:
         tensor = self._program.state_dict.get(key, self._program.constants.get(key))
         if not isinstance(tensor, torch.Tensor):
             raise CompileError(f"{key} is no tensor")
-        return np.ascontiguousarray(tensor.detach().cpu().numpy(), dtype=np.float32)
+        array: npt.NDArray[Any] = tensor.detach().cpu().numpy()
+        return array
 
-    def _placeholders(self) -> tuple[tuple[Value, ...], tuple[Parameter, ...]]:
-        kinds = {one.arg.name: one for one in self._program.graph_signature.input_specs}
-        inputs, parameters = [], []
-        for node in self._program.graph.nodes:
-            if node.op != "placeholder":
-                continue
-            value, spec = self._define(node, f"the model's argument {node.name!r}"), kinds[node.name]
-            if spec.kind == InputKind.USER_INPUT:
-                inputs.append(value)
-            else:
-                parameters.append(Parameter(str(spec.target), value))
-        return tuple(inputs), tuple(parameters)
-
-    def _node(self, node: torch.fx.Node) -> Node:
-        source = _source(node)
-        arguments = tuple(self._argument(one) for one in node.args)
-        shape = tuple(getattr(node.meta.get("val"), "shape", ()))
-        op, operands = lower(AtenCall(str(node.target), arguments, shape, source, dict(node.kwargs)))
-        return Node(self._define(node, source), op, operands, source)
-
-    def _argument(self, argument: object) -> object:
-        """Nodes become values, also inside lists; everything else is a plain Python value already."""
-        if isinstance(argument, torch.fx.Node):
-            return self._values[argument.name]
-        if isinstance(argument, list | tuple):
-            return tuple(self._argument(one) for one in argument)
-        return argument
-
-    def _define(self, node: torch.fx.Node, source: str) -> Value:
-        value = self._values[node.name] = Value(node.name, _shape(node, source))
-        return value
+    def _array(self, key: str) -> F32Array:
+        return np.array(self._tensor(key), dtype=np.float32, order="C")
 
     def _outputs(self) -> tuple[Value, ...]:
         specs = self._program.graph_signature.output_specs
@@ -114,38 +136,26 @@ class _Reader:
             raise CompileError(
                 f"the model changes {changed.target!r} as it runs; keep its forward function pure"
             )
-        names = [one.arg.name for one in specs]
-        if not names or any(name not in self._values for name in names):
+        (last,) = (one for one in self._program.graph.nodes if one.op == "output")
+        found = []
+        for node in last.args[0]:
+            value = self._reader.known(node)
+            if value is None:
+                raise CompileError("the model must return arrays that it computed: one, or a tuple of them")
+            wanted = dtype_of(node.meta["val"].dtype)
+            found.append(value if wanted in ("f32", "i32") else self._reader.build(Cast(wanted), value))
+        if not found:
             raise CompileError("the model must return arrays that it computed: one, or a tuple of them")
-        return tuple(self._values[name] for name in names)
+        return tuple(found)
 
 
-def _shape(node: torch.fx.Node, source: str) -> Shape:
-    meta = node.meta.get("val")
-    if not isinstance(meta, torch.Tensor):
-        raise CompileError(f"{node.target} does not give one array\n  at {source}")
-    if meta.dtype != torch.float32:
-        raise CompileError(
-            f"{node.name} is {meta.dtype}; models are compiled in torch.float32\n  at {source}"
-        )
-    if 0 in meta.shape:
-        raise CompileError(f"{node.name} is empty: shape {tuple(meta.shape)}\n  at {source}")
-    return tuple(int(size) for size in meta.shape)
-
-
-def _source(node: torch.fx.Node) -> str:
-    """``path:line: code``, the innermost frame outside torch, and the layer that was running."""
-    frames = [one for one in _FRAME.finditer(node.meta.get("stack_trace") or "") if _is_users(one["path"])]
-    layers = list((node.meta.get("nn_module_stack") or {}).values())
-    where = [f"{frames[-1]['path']}:{frames[-1]['line']}: {frames[-1]['code']}"] if frames else []
-    if layers and layers[-1][0]:
-        path, kind = layers[-1]
-        where.append(f"layer {path!r} ({str(kind).rsplit('.', 1)[-1]})")
-    return ", ".join(where) or node.name
-
-
-def _is_users(path: str) -> bool:
-    return not path.startswith(_TORCH_FILES)
+@contextmanager
+def _quiet_torch() -> Iterator[None]:
+    """Without what torch says about its own internals, which nobody here can change."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        warnings.filterwarnings("ignore", r"The tensor attributes .*_flat_weights", UserWarning)
+        yield
 
 
 @contextmanager
@@ -153,8 +163,24 @@ def _evaluation_mode(model: torch.nn.Module) -> Iterator[None]:
     """Dropout off, running statistics fixed; every layer's own flag comes back afterwards."""
     training = [(layer, layer.training) for layer in model.modules()]
     model.eval()
+    # The fast path of transformer layers is one opaque operator; the plain path is what we compile.
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    # It reads the numbers of a mask, which a traced one has not, to find out whether half of them can be
+    # skipped; without it the mask is added like any other.
+    detect = transformer._detect_is_causal_mask
+    transformer._detect_is_causal_mask = _said_to_be_causal
     try:
         yield
     finally:
+        transformer._detect_is_causal_mask = detect
+        torch.backends.mha.set_fastpath_enabled(fast)
         for layer, flag in training:
             layer.training = flag
+
+
+def _said_to_be_causal(
+    mask: torch.Tensor | None, is_causal: bool | None = None, size: int | None = None
+) -> bool:
+    del mask, size
+    return bool(is_causal)

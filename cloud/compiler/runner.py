@@ -6,15 +6,20 @@ share no code on purpose: each tests the other's reading of the ABI).
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import wasmtime
 
+from cloud.compiler.ir import NUMPY
 from cloud.compiler.parameters import F32Array, decode_parameters
+from cloud.compiler.rawcall import bind
 from shared.abi import Abi, Tensor, read_abi
 from shared.errors import Unreadable
 from shared.package import Package
+
+AnyArray = npt.NDArray[Any]
 
 
 class Runner:
@@ -27,20 +32,23 @@ class Runner:
             size: _Instance(engine, binary, parameters) for size, binary in sorted(package.modules.items())
         }
 
-    def __call__(self, *inputs: npt.ArrayLike) -> F32Array | tuple[F32Array, ...]:
+    def __call__(self, *inputs: npt.ArrayLike) -> AnyArray | tuple[AnyArray, ...]:
         """The model's outputs for inputs of shape [items, ...], for any number of items of at least one.
 
         The items go through the largest module that they fill, and the last of them, if they fill none,
         through the smallest: what its other rows compute is not looked at.
         Raises ValueError for inputs of another shape than the model's.
         """
-        arrays = [np.asarray(one, dtype=np.float32) for one in inputs]
+        arrays = [np.asarray(one) for one in inputs]
         counts = {len(one) if one.ndim else 0 for one in arrays}
         if len(counts) != 1 or 0 in counts:
             raise ValueError(
                 "every input needs the same number of items, at least one, in its first dimension"
             )
         (items,) = counts
+        if items in self._instances:
+            outputs = tuple(self._instances[items].run(arrays))
+            return outputs[0] if len(outputs) == 1 else outputs
         pieces, at = [], 0
         while at < items:
             size = self._batch_size(items - at)
@@ -63,7 +71,7 @@ class _Instance:
         memory, run, prepare = exports["memory"], exports["run"], exports.get("prepare")
         if not isinstance(memory, wasmtime.Memory) or not isinstance(run, wasmtime.Func):
             raise Unreadable("a tensor module exports its memory and a function run")
-        self._run = run
+        self._run, self._keep = bind(self._store, run), run
         self._bytes = np.ctypeslib.as_array(memory.get_buffer_ptr(self._store))
         for tensor in abi.parameters.tensors:
             self._view(tensor)[...] = _matching(parameters, tensor)
@@ -73,18 +81,19 @@ class _Instance:
         self._inputs = [self._view(one) for one in function.inputs]
         self._outputs = [self._view(one) for one in function.outputs]
 
-    def run(self, arrays: list[F32Array]) -> list[F32Array]:
+    def run(self, arrays: list[AnyArray]) -> list[AnyArray]:
         """Outputs for up to a batch of items; copies, so the next run does not change them."""
         for view, array in zip(self._inputs, arrays, strict=True):
             if array.shape[1:] != view.shape[1:]:
                 raise ValueError(f"an item of shape {array.shape[1:]}; the model takes {view.shape[1:]}")
-            view[: len(array)] = array
-        self._run(self._store)
+            view[: len(array)] = array  # numpy converts lists and float64 alike
+        self._run()
         return [view[: len(arrays[0])].copy() for view in self._outputs]
 
-    def _view(self, tensor: Tensor) -> F32Array:
-        flat = self._bytes[tensor.offset : tensor.offset + tensor.nbytes].view(np.float32)
-        return flat.reshape(tensor.shape)
+    def _view(self, tensor: Tensor) -> AnyArray:
+        flat = self._bytes[tensor.offset : tensor.offset + tensor.nbytes].view(NUMPY[tensor.dtype])
+        view: AnyArray = flat.reshape(tensor.shape)
+        return view
 
 
 def _tensor_abi(binary: bytes) -> Abi:

@@ -15,10 +15,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
-    """One function of the module. ``name`` says everything that its text depends on."""
+    """One function of the module. ``name`` says everything that its text depends on.
+
+    It takes the addresses of its node's operands and of the result, and, where it needs ``scratch_bytes``, of
+    a workspace whose contents nobody else relies on. ``helpers``: functions that it calls.
+    """
 
     name: str
     wat: str
+    scratch_bytes: int = 0
+    helpers: tuple["Kernel", ...] = ()
 
 
 def get(local: str) -> str:
@@ -29,6 +35,16 @@ def get(local: str) -> str:
 def const(value: int) -> str:
     """An i32 constant."""
     return f"(i32.const {value})"
+
+
+def assign(local: str, expression: str) -> str:
+    """The instruction that assigns a local."""
+    return f"(local.set ${local} {expression})"
+
+
+def tee(local: str, expression: str) -> str:
+    """The value of an expression, which a local keeps, too."""
+    return f"(local.tee ${local} {expression})"
 
 
 class Function:
@@ -49,16 +65,20 @@ class Function:
         """Assign a local; its first assignment declares it."""
         if local not in self._parameters:
             self._locals[local] = kind
-        self.emit(f"(local.set ${local} {expression})")
+        self.emit(assign(local, expression))
+
+    def declare(self, local: str, kind: str) -> None:
+        """A local that lines from elsewhere assign."""
+        self._locals[local] = kind
 
     def advance(self, pointer: str, nbytes: int) -> None:
         """Move a pointer."""
         self.set(pointer, f"(i32.add {get(pointer)} {const(nbytes)})")
 
     @contextmanager
-    def loop(self, trips: int) -> Iterator[None]:
-        """Repeat the body a fixed number of times (at least once; once is no loop at all)."""
-        if trips == 1:
+    def loop(self, trips: int, *, always: bool = False) -> Iterator[None]:
+        """Repeat the body a fixed number of times (at least once; once is no loop, except ``always``)."""
+        if trips == 1 and not always:
             yield
             return
         label = self._label("loop")
@@ -75,7 +95,7 @@ class Function:
         with self._nested(f"(block ${label}"):
             yield label
 
-    def kernel(self) -> Kernel:
+    def kernel(self, *, scratch_bytes: int = 0, helpers: Sequence[Kernel] = ()) -> Kernel:
         """The finished function."""
         parameters = "".join(f" (param ${one} i32)" for one in self._parameters)
         variables = "".join(f" (local ${name} {kind})" for name, kind in self._locals.items())
@@ -86,7 +106,7 @@ class Function:
             *(f"  {one}" for one in self._lines),
             "  )",
         ]
-        return Kernel(self._name, "\n".join(lines))
+        return Kernel(self._name, "\n".join(lines), scratch_bytes, tuple(helpers))
 
     def _label(self, kind: str) -> str:
         self._labels += 1

@@ -15,7 +15,7 @@ import hashlib
 import logging
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -113,6 +113,16 @@ class ModuleHost:
         self.unload(name)
         self._loaded[name] = loaded
         return loaded
+
+    def swap(self, name: str, tensors: Mapping[str, Array]) -> None:
+        """Give a tensor module new parameters while requests run; each request sees one set, old or new.
+
+        Raises :class:`BadModule` that names what does not fit; then the old ones stay.
+        """
+        program = self.get(name).program
+        if not isinstance(program, TensorProgram):
+            raise BadInput(f"{name} is no tensor module; it has no parameters")
+        program.swap(tensors)
 
     def unload(self, name: str) -> bool:
         """Take a module out of service. False when there was none of that name."""

@@ -10,9 +10,34 @@ from edge.runtime.parameters import Array
 from edge.runtime.tensor import TensorInstance, TensorProgram
 from edge.runtime.tensor_module import TensorModule
 from edge.runtime.workers import Workers
+from shared.abi import Function
 from shared.errors import Unavailable
 
 T = TypeVar("T")
+
+
+class Steps:
+    """A session as seen from its own thread: many calls without a trip to the event loop and back for each.
+
+    Valid only inside the ``work`` of :meth:`Session.steps`. Every method raises :class:`WasmError`.
+    """
+
+    def __init__(
+        self, program: TensorProgram, instance: TensorInstance, module: TensorModule, deadline: float
+    ) -> None:
+        self._program, self._instance, self._module, self._deadline = program, instance, module, deadline
+
+    def call(self, function: str, inputs: Sequence[Array]) -> list[Array]:
+        """As :meth:`Session.call`."""
+        return self._instance.run(self._program.check(function, inputs), self._deadline)
+
+    def parameters(self) -> dict[str, Array]:
+        """Copies of all parameters, by name."""
+        return self._module.parameters()
+
+    def set_parameters(self, tensors: Mapping[str, Array]) -> None:
+        """Replace all parameters."""
+        self._module.set_parameters(tensors, self._deadline)
 
 
 class Session:
@@ -35,6 +60,15 @@ class Session:
         self._gate = asyncio.Semaphore(1)
         self._instance: TensorInstance | None = None
 
+    @property
+    def batch_size(self) -> int:
+        """Of the module in use."""
+        return self._size
+
+    def describe(self, function: str) -> Function | None:
+        """Inputs and outputs of a function; None when the module has none of that name."""
+        return self._program.modules[self._size].abi.function(function)
+
     async def start(self) -> None:
         """Make the instance, with the package's parameters."""
         deadline = self._deadline(None)
@@ -46,6 +80,15 @@ class Session:
         """As :meth:`ModuleHost.run`, on this instance. Raises :class:`WasmError`."""
         call, deadline = self._program.check(function, inputs), self._deadline(deadline_s)
         return await self._run(deadline, lambda instance: instance.run(call, deadline))
+
+    async def steps(self, work: Callable[[Steps], T], *, deadline_s: float | None = None) -> T:
+        """``work(steps)`` in this session's thread. One deadline over all of it: keep it to some
+        milliseconds, for the thread is one of few. Raises what ``work`` raises.
+        """
+        deadline = self._deadline(deadline_s)
+        return await self._run(
+            deadline, lambda one: work(Steps(self._program, one, self._module(one, deadline), deadline))
+        )
 
     async def parameters(self) -> dict[str, Array]:
         """Copies of all parameters, by name, as they are now."""

@@ -86,19 +86,40 @@ class _Variant:
         )
 
 
+class Weights(NamedTuple):
+    """One set of parameters. ``generation``: counts the sets, so an instance sees that its own is old."""
+
+    generation: int
+    tensors: Mapping[str, Array]
+
+
 @dataclass(slots=True)
 class TensorProgram:
-    """Everything about a package that its instances share. Immutable after :func:`open_tensor`."""
+    """Everything about a package that its instances share. Only ``weights`` ever change, and as a whole.
+
+    :meth:`swap` replaces them while calls run: an instance belongs to one call at a time and takes the new
+    set before its next one, so that no call reads half of each.
+    """
 
     sandbox: Sandbox
     modules: Mapping[int, CompiledModule]
-    parameters: Mapping[str, Array]
+    weights: Weights
     variants: dict[str, list[_Variant]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for size, (_, abi, _) in sorted(self.modules.items()):
             for one in abi.functions:
                 self.variants.setdefault(one.name, []).append(_variant(size, one))
+
+    def swap(self, tensors: Mapping[str, Array]) -> None:
+        """New parameters for every call that begins from now on.
+
+        The arrays are copied. Raises :class:`BadModule` that names what does not fit; nothing changes then.
+        """
+        for _, abi, _ in self.modules.values():
+            match(abi.parameters, tensors)
+        copies = {name: array.copy() for name, array in tensors.items()}
+        self.weights = Weights(self.weights.generation + 1, copies)
 
     @property
     def functions(self) -> tuple[str, ...]:
@@ -136,7 +157,7 @@ class TensorProgram:
         """A new instance with the package's parameters, its smallest module ready. Blocks: use a thread."""
         instance = TensorInstance(self)
         try:
-            instance.module(min(self.modules), deadline)
+            instance.module(min(self.modules), deadline, self.weights)
         except BaseException:
             instance.close()
             raise
@@ -154,7 +175,7 @@ class TensorProgram:
         """The program with the module of one batch size. Raises :class:`BadInput`."""
         if size not in self.modules:
             raise BadInput(f"there is no module of batch size {size}; there are {sorted(self.modules)}")
-        return TensorProgram(self.sandbox, {size: self.modules[size]}, self.parameters)
+        return TensorProgram(self.sandbox, {size: self.modules[size]}, self.weights)
 
     def _split(self, function: str, inputs: Sequence[Array], batched: list[_Variant]) -> TensorCall:
         items, most = len(inputs[0]), self.sandbox.limits.output_bytes_max
@@ -170,20 +191,29 @@ class TensorInstance:
     def __init__(self, program: TensorProgram) -> None:
         self._program = program
         self._modules: dict[int, TensorModule] = {}
+        self._generations: dict[int, int] = {}
 
-    def module(self, size: int, deadline: float) -> TensorModule:
-        """The module of that batch size, made and given the package's parameters when first asked for."""
-        if (made := self._modules.get(size)) is not None:
-            return made
-        module = TensorModule(self._program.sandbox, *self._program.modules[size], deadline)
-        self._modules[size] = module
-        module.set_parameters(self._program.parameters, deadline)
+    def module(self, size: int, deadline: float, weights: Weights | None = None) -> TensorModule:
+        """The module of that batch size, made when first asked for.
+
+        ``weights``: what it computes with from now on; None leaves it the set that it has (a session's own).
+        """
+        module = self._modules.get(size)
+        if module is None:
+            module = TensorModule(self._program.sandbox, *self._program.modules[size], deadline)
+            self._modules[size] = module
+            weights = weights or self._program.weights
+        if weights is not None and self._generations.get(size) != weights.generation:
+            module.set_parameters(weights.tensors, deadline)
+            self._generations[size] = weights.generation
         return module
 
     def is_ready(self, call: TensorCall) -> bool:
-        """Whether the modules for that call are made already. A plain loop: see ``_Variant.fits``."""
+        """Whether the modules for that call are made, with the parameters of now. A plain loop: see
+        ``_Variant.fits``."""
+        generation = self._program.weights.generation
         for part in call.parts:  # noqa: SIM110
-            if part.size not in self._modules:
+            if self._generations.get(part.size) != generation:
                 return False
         return True
 
@@ -196,23 +226,24 @@ class TensorInstance:
 
         ``deadline``: None on the event loop, for a call of one part that is ready.
         """
+        weights = self._program.weights  # read once: every part of the call computes with the same
         if call.is_whole:
-            views = self._run_part(call.parts[0].size, call.function, call.inputs, deadline)
+            views = self._run_part(call.parts[0].size, call, call.inputs, deadline, weights)
             return [view.astype(dtype) for view, dtype in views]
         results: list[Array] = []
         for size, start, items in call.parts:
             inputs = [array[start : start + items] for array in call.inputs]
-            views = self._run_part(size, call.function, inputs, deadline)
+            views = self._run_part(size, call, inputs, deadline, weights)
             results = results or [np.empty((call.items, *view.shape[1:]), dtype) for view, dtype in views]
             for result, (view, _) in zip(results, views, strict=True):
                 np.copyto(result[start : start + items], view[:items], casting="unsafe")
         return results
 
     def _run_part(
-        self, size: int, function: str, inputs: Sequence[Array], deadline: float | None
+        self, size: int, call: TensorCall, inputs: Sequence[Array], deadline: float | None, weights: Weights
     ) -> Sequence[tuple[Array, np.dtype[np.generic]]]:
-        module = self._modules[size] if deadline is None else self.module(size, deadline)
-        return module.run(function, inputs, deadline)
+        module = self._modules[size] if deadline is None else self.module(size, deadline, weights)
+        return module.run(call.function, inputs, deadline)
 
     def close(self) -> None:
         """Free every memory."""
@@ -233,9 +264,9 @@ def open_tensor(
         module, interface = sandbox.compile(binary), read_interface(binary)
         check_module(interface, abi, memory_bytes_max)
         modules[size] = CompiledModule(module, abi, (interface.memory_pages or 0) * PAGE_BYTES)
-    program = TensorProgram(sandbox, modules, read_safetensors(blob))
+    program = TensorProgram(sandbox, modules, Weights(0, read_safetensors(blob)))
     for _, abi, _ in modules.values():
-        match(abi.parameters, program.parameters)
+        match(abi.parameters, program.weights.tensors)
     _check_variants(program)
     return program
 

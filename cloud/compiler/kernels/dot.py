@@ -1,153 +1,156 @@
-"""The matrix product of a linear layer: y[M, N] = activation(x[M, K] @ w[N, K].T + b[N]).
+"""The tile of a product whose operands both lie along the depth: x [M, K], w [N, K].
 
-Both operands are contiguous along K, so weights stay in torch's own layout. A tile holds its sums in
-registers, four partial sums (lanes) for each element of the result:
+Weights stay in torch's own layout of a linear layer. A tile holds its sums in registers, four partial sums
+(lanes) for each element of the result:
 
              w: 4 rows (one column of the result each)
            ┌────┬────┬────┬────┐
     x row 0│ s  │ s  │ s  │ s  │    2 x 4 sums + 2 x vectors + 4 w vectors fit into 16 registers
-    x row 1│ s  │ s  │ s  │ s  │    the odd last row, and batch 1: 1 x 4 (1 x 8 measured 1.4 times slower)
-           └────┴────┴────┴────┘
-    after the last k: add the four lanes of each sum, add the bias, apply the activation, store 4 columns
-
-Columns are the outer loop: a tile's w rows stay in the first-level cache while the rows of x pass by.
+    x row 1│ s  │ s  │ s  │ s  │    the odd last row: 1 x 4; a single row: 1 x 8, for an addition takes
+           └────┴────┴────┴────┘    three cycles, and each cycle can begin two
+    after the last k: add the four lanes of each sum, apply the epilogue, store 4 columns
 
 Why the branch that is never taken: Cranelift keeps loads in order but sinks pure operations to the end of
 their basic block, so a plain unrolled loop loads everything first and spills. ``br_if`` on a flag that is
-always zero (but comes from memory, so that nobody can fold it) ends the block after each k. Measured, best
-runs on one Zen 4 core: 31 -> 47 GFLOP/s at 256^3, 20 -> 28 for one row of 64 into 128.
-``f32x4.add(f32x4.mul)`` and not ``relaxed_madd``: the same bits on every processor, for 28 -> 47 GFLOP/s at
-256^3 and a tenth less speed for one row.
+always zero (but comes from memory, so that nobody can fold it) ends the block after each four columns of a k.
+
+Along a great depth the sums of each stretch of k (some 200 of them) are added to totals: rounding errors grow
+with the longest chain of additions, and this makes it that of a stretch plus their number (Higham, "Accuracy
+and Stability of Numerical Algorithms", section 4.2). Totals live in memory meanwhile: they are rarely needed.
+
+``f32x4.add(f32x4.mul)`` and not ``relaxed_madd``: the same bits on every processor.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TypeAlias
 
+from cloud.compiler.kernels.product import F32_BYTES, Places, Product, finish
 from cloud.compiler.kernels.vector import (
     LANES,
     VECTOR_BYTES,
     ZERO,
-    activate,
     add,
     interleaved_sum,
     load,
     multiply,
     paired_sum,
-    store,
 )
-from cloud.compiler.ops import Activation
-from cloud.compiler.wat import Function, Kernel, const, get
+from cloud.compiler.wat import Function, get
 
-UNROLL = 4
-ROWS = 2
-ITEM_BYTES = 4
+ROWS, COLUMNS = 2, 4
+SINGLE_COLUMNS = 8
+# The deadline of a device's runtime is checked at the end of every turn of a loop: long turns make it cheap.
+STRAIGHT_MAX = {1: 32, 2: 16}  # by rows of the tile: one row and 32 steps are as much code as two and 16
+UNROLLS = range(16, 7, -1)
+STRETCH_TURNS = 4
+Place: TypeAlias = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
-class Dot:
-    """The shape of one product: ``rows`` M, ``depth`` K, ``columns`` N."""
+class _Tile:
+    """``height`` rows by ``width`` columns, where locals ``x`` and ``w`` point."""
 
-    rows: int
-    depth: int
-    columns: int
-    bias: bool
-    activation: Activation
+    product: Product
+    height: int
+    width: int
+    x: str
+    w: str
 
-    @property
-    def name(self) -> str:
-        """Two layers of the same shape share one function."""
-        tail = ("_bias" if self.bias else "") + (f"_{self.activation}" if self.activation != "none" else "")
-        return f"dot_{self.rows}x{self.depth}x{self.columns}{tail}"
-
-    @property
-    def parameters(self) -> tuple[str, ...]:
-        """Pointers that the function takes."""
-        return ("x", "w", "b", "y") if self.bias else ("x", "w", "y")
+    def each(self, f: Function, value: Callable[[Place], str], local: Callable[[Place], str]) -> None:
+        """Set a local of every element of the tile."""
+        for row in range(self.height):
+            for column in range(self.width):
+                f.set(local((row, column)), value((row, column)), "v128")
 
 
-def dot_kernel(dot: Dot) -> Kernel:
-    """``dot_<M>x<K>x<N>...(x, w[, b], y)``."""
-    comment = f"y[{dot.rows},{dot.columns}] = x[{dot.rows},{dot.depth}] @ w[{dot.columns},{dot.depth}].T"
-    f = Function(dot.name, dot.parameters, comment)
-    f.set("never", f"(i32.load {const(0)})")
-    tiles, rest = divmod(dot.columns, LANES)
-    if tiles:
-        with f.loop(tiles):
-            _column(f, dot, LANES)
-    if rest:
-        _column(f, dot, rest)
-    return f.kernel()
-
-
-def _column(f: Function, dot: Dot, width: int) -> None:
-    """All rows of x against ``width`` columns; then the pointers move to the next columns."""
-    f.set("x_tile", get("x"))
-    f.set("y_tile", get("y"))
-    pairs, odd = divmod(dot.rows, ROWS)
-    if pairs:
-        with f.loop(pairs):
-            _tile(f, dot, ROWS, width)
-            f.advance("x_tile", ROWS * dot.depth * ITEM_BYTES)
-            f.advance("y_tile", ROWS * dot.columns * ITEM_BYTES)
-    if odd:
-        _tile(f, dot, 1, width)
-    f.advance("w", width * dot.depth * ITEM_BYTES)
-    f.advance("y", width * ITEM_BYTES)
-    if dot.bias:
-        f.advance("b", width * ITEM_BYTES)
-
-
-def _tile(f: Function, dot: Dot, height: int, width: int) -> None:
+def dot_tile(f: Function, product: Product, at: Places, height: int, width: int) -> None:
+    """``height`` rows (1 or 2) by ``width`` columns of the result, over the whole depth."""
+    _depth(f, _Tile(product, height, width, at["x"], at["w"]))
     for row in range(height):
-        for column in range(width):
-            f.set(_sum(row, column), ZERO, "v128")
-    f.set("x_at", get("x_tile"))
-    f.set("w_at", get("w"))
-    vectors, lanes = divmod(dot.depth, LANES)
-    blocks, rest = divmod(vectors, UNROLL)
+        for column in range(0, width, COLUMNS):
+            lanes = min(width - column, COLUMNS)
+            _gather(f, row, column, lanes)
+            finish(f, product, at, (row, column), lanes)
+
+
+def tile_columns(product: Product) -> int:
+    """Columns of a tile: twice as many where there is a single row, so that there are as many sums."""
+    return SINGLE_COLUMNS if product.rows == 1 else COLUMNS
+
+
+def _depth(f: Function, tile: _Tile) -> None:
+    """The sums of a tile over the whole depth."""
+    vectors, lanes = divmod(tile.product.depth, LANES)
+    unroll = _unroll(vectors, tile.height)
+    turns, rest = divmod(vectors, unroll)
     with f.block() as done:
-        if blocks:
-            with f.loop(blocks):
-                _steps(f, dot, (height, width), UNROLL, done)
-                f.advance("x_at", UNROLL * VECTOR_BYTES)
-                f.advance("w_at", UNROLL * VECTOR_BYTES)
-        _steps(f, dot, (height, width), rest, done)
+        if turns > 1:
+            f.set("x_k", get(tile.x))
+            f.set("w_k", get(tile.w))
+            tile = replace(tile, x="x_k", w="w_k")
+        stretches = (turns - 1) // STRETCH_TURNS if turns > 2 * STRETCH_TURNS else 0
+        if stretches:
+            tile.each(f, lambda _: ZERO, _total)
+            with f.loop(stretches):
+                tile.each(f, lambda _: ZERO, _sum)
+                _turns(f, tile, STRETCH_TURNS, unroll, done)
+                tile.each(f, lambda at: add(get(_total(at)), get(_sum(at))), _total)
+        tile.each(f, lambda _: ZERO, _sum)
+        _turns(f, tile, turns - stretches * STRETCH_TURNS, unroll, done)
+        past = unroll * VECTOR_BYTES if turns == 1 else 0
+        for index in range(rest):
+            _step(f, tile, past + index * VECTOR_BYTES, LANES, done)
         if lanes:
-            _step(f, dot, (height, width), rest * VECTOR_BYTES, lanes)
-    for row in range(height):
-        _finish(f, dot, row, width)
+            _step(f, tile, past + rest * VECTOR_BYTES, lanes, done)
+        if stretches:
+            tile.each(f, lambda at: add(get(_total(at)), get(_sum(at))), _sum)
 
 
-def _steps(f: Function, dot: Dot, tile: tuple[int, int], count: int, done: str) -> None:
-    for index in range(count):
-        _step(f, dot, tile, index * VECTOR_BYTES, LANES)
-        f.emit(f"(br_if ${done} {get('never')})")
+def _turns(f: Function, tile: _Tile, count: int, unroll: int, done: str) -> None:
+    """``count`` turns of the loop over k, of ``unroll`` steps each."""
+    if not count:
+        return
+    with f.loop(count):
+        for index in range(unroll):
+            _step(f, tile, index * VECTOR_BYTES, LANES, done)
+        if tile.x == "x_k":
+            f.advance("x_k", unroll * VECTOR_BYTES)
+            f.advance("w_k", unroll * VECTOR_BYTES)
 
 
-def _step(f: Function, dot: Dot, tile: tuple[int, int], offset: int, lanes: int) -> None:
+def _unroll(vectors: int, height: int) -> int:
+    """How many steps a turn of the loop takes: all of them if they are few, else what leaves no rest."""
+    if vectors <= STRAIGHT_MAX[height]:
+        return max(vectors, 1)
+    return next((one for one in UNROLLS if vectors % one == 0), UNROLLS[0])
+
+
+def _step(f: Function, tile: _Tile, offset: int, lanes: int, done: str) -> None:
     """``lanes`` consecutive k: every sum += x * w."""
-    height, width = tile
-    row_bytes = dot.depth * ITEM_BYTES
-    for row in range(height):
-        f.set(f"x{row}", load("x_at", row * row_bytes + offset, lanes), "v128")
-    for column in range(width):
-        f.set("w_k", load("w_at", column * row_bytes + offset, lanes), "v128")
-        for row in range(height):
-            product = multiply(get(f"x{row}"), get("w_k"))
-            f.set(_sum(row, column), add(get(_sum(row, column)), product), "v128")
+    x_bytes, w_bytes = tile.product["x"].row * F32_BYTES, tile.product["w"].column * F32_BYTES
+    for row in range(tile.height):
+        f.set(f"x{row}", load(tile.x, row * x_bytes + offset, lanes), "v128")
+    for column in range(tile.width):
+        f.set("w_vector", load(tile.w, column * w_bytes + offset, lanes), "v128")
+        for row in range(tile.height):
+            term = multiply(get(f"x{row}"), get("w_vector"))
+            f.set(_sum((row, column)), add(get(_sum((row, column))), term), "v128")
+        if column % COLUMNS == COLUMNS - 1 or column == tile.width - 1:
+            f.emit(f"(br_if ${done} {get('never')})")
 
 
-def _finish(f: Function, dot: Dot, row: int, width: int) -> None:
-    """The sums of one row of the tile -> one vector of results, stored."""
-    sums = [get(_sum(row, column)) if column < width else ZERO for column in range(LANES)]
+def _gather(f: Function, row: int, first: int, width: int) -> None:
+    """The lanes of each sum added up: local ``result``, one column a lane."""
+    sums = [get(_sum((row, first + column))) if column < width else ZERO for column in range(COLUMNS)]
     f.set("low", interleaved_sum(sums[0], sums[1]), "v128")
-    f.set("high", interleaved_sum(sums[2], sums[3]), "v128")
-    result = paired_sum(get("low"), get("high"))
-    if dot.bias:
-        result = add(result, load("b", 0, width))
-    f.set("result", activate(result, dot.activation), "v128")
-    for line in store("y_tile", row * dot.columns * ITEM_BYTES, "result", width):
-        f.emit(line)
+    f.set("high", interleaved_sum(sums[2], sums[3]) if width > 2 else ZERO, "v128")
+    f.set("result", paired_sum(get("low"), get("high")), "v128")
 
 
-def _sum(row: int, column: int) -> str:
-    return f"sum{row}_{column}"
+def _sum(at: Place) -> str:
+    return f"sum{at[0]}_{at[1]}"
+
+
+def _total(at: Place) -> str:
+    return f"total{at[0]}_{at[1]}"

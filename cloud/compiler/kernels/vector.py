@@ -4,7 +4,6 @@ Only deterministic SIMD (no relaxed operations): the same bits on every processo
 missing lanes with zero and never reads past its array.
 """
 
-from cloud.compiler.ops import Activation
 from cloud.compiler.wat import get
 
 LANES = 4
@@ -49,15 +48,6 @@ def add(x: str, y: str) -> str:
 def multiply(x: str, y: str) -> str:
     """x * y."""
     return f"(f32x4.mul {x} {y})"
-
-
-def activate(x: str, activation: Activation) -> str:
-    """The activation of every lane. ``pmax(x, 0)`` is ``x < 0 ? 0 : x``: one instruction, NaN stays NaN."""
-    match activation:
-        case Activation.NONE:
-            return x
-        case Activation.RELU:
-            return f"(f32x4.pmax {x} {ZERO})"
 
 
 def shuffle(lanes: tuple[int, int, int, int], x: str, y: str) -> str:

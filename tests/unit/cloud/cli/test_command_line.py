@@ -106,7 +106,7 @@ def test_a_password_in_the_address_is_not_repeated(shoal: Shoal) -> None:
 def test_a_package_is_inspected(shoal: Shoal) -> None:
     file = str(ROOT / "examples/digits/digits.shoal")
     view = json.loads(shoal("inspect", file, "--json").out)
-    assert (view["name"], view["kind"], view["operators"]) == ("digits", "tensor", {"linear": 3})
+    assert (view["name"], view["kind"], view["operators"]) == ("digits", "tensor", {"matmul": 3})
     assert view["digest"] == (ROOT / "examples/digits/digits.sha256").read_text().split()[0]
     assert view["parameter_bytes"] >= 4 * sum(int(np.prod(one["shape"])) for one in view["tensors"])
     assert [module["batch"] for module in view["modules"]] == [1, 32]

@@ -88,8 +88,8 @@ def test_the_file_holds_everything_that_is_needed_to_run_it(tmp_path):
     assert list(package.modules) == [1, 32]
     info = package.info
     assert (info.name, info.version, info.kind, info.description) == ("m", "7", ModuleKind.TENSOR, "a test")
-    assert info.operators == {"linear": 2}
-    assert info.flops_per_item == (2 * 9 + 1) * 5 + (2 * 5 + 1) * 2
+    assert info.operators == {"matmul": 2}
+    assert info.flops_per_item == (2 * 9 + 2) * 5 + (2 * 5 + 1) * 2
     assert info.memory_bytes_max == max(one.abi.memory_bytes for one in compiled.modules.values())
 
 

@@ -7,9 +7,11 @@ import pytest
 import torch
 
 from cloud.compiler.ir import Node, Value, evaluate
-from cloud.compiler.ops import Add, Linear, Relu, Reshape
+from cloud.compiler.ops.contract import MatMul
+from cloud.compiler.ops.movement import Reshape
+from cloud.compiler.ops.pointwise import Pointwise
 from shared.errors import LocalError
-from tests.unit.cloud.compiler.graphs import Builder, mlp
+from tests.unit.cloud.compiler.graphs import ADD, RELU, Builder, mlp
 
 
 def test_a_value_that_nobody_defined_is_refused():
@@ -26,7 +28,7 @@ def test_a_value_that_is_defined_twice_is_refused():
 
 def test_a_result_of_another_shape_than_its_operation_gives_is_refused():
     build = Builder(2, 3)
-    wrong = Node(Value("n", (2, 4)), Relu(), (build.input,), source="model.py:7")
+    wrong = Node(Value("n", (2, 4)), Pointwise(RELU), (build.input,), source="model.py:7")
     build.nodes.append(wrong)
     with pytest.raises(LocalError, match=r"model\.py:7"):
         build.graph(wrong.result)
@@ -34,7 +36,7 @@ def test_a_result_of_another_shape_than_its_operation_gives_is_refused():
 
 def test_a_use_with_another_shape_than_the_definition_is_refused():
     build = Builder(2, 3)
-    build.nodes.append(Node(Value("n", (6,)), Relu(), (Value("x", (6,)),)))
+    build.nodes.append(Node(Value("n", (6,)), Pointwise(RELU), (Value("x", (6,)),)))
     with pytest.raises(LocalError, match="is used but"):
         build.graph(build.input)
 
@@ -42,16 +44,16 @@ def test_a_use_with_another_shape_than_the_definition_is_refused():
 @pytest.mark.parametrize(
     ("op", "shapes"),
     [
-        (Linear(), [(2, 3), (4, 5)]),
-        (Linear(), [(2, 3), (4, 3), (5,)]),
-        (Linear(), [(2, 3), (3,)]),
-        (Add(), [(2, 3), (2,)]),
-        (Add(), [(2, 3), ()]),
+        (MatMul(), [(2, 3), (4, 5)]),
+        (MatMul(), [(2, 3), (4, 3), (5,)]),
+        (MatMul(), [(2, 3), (3,)]),
+        (Pointwise(ADD), [(2, 3), (2,)]),
+        (Pointwise(ADD), [(2, 3)]),
         (Reshape((7,)), [(2, 3)]),
     ],
 )
 def test_operands_that_do_not_fit_are_refused(op, shapes):
-    with pytest.raises(ValueError, match=r"linear|add|reshape"):
+    with pytest.raises(ValueError, match=r"matmul|pointwise|reshape|broadcast|unpack"):
         op.shape(*shapes)
 
 
@@ -75,4 +77,4 @@ def test_the_numpy_meaning_of_a_network_is_torchs():
 
 def test_relu_means_what_it_means_in_torch_bit_for_bit():
     x = np.array([np.nan, np.inf, -np.inf, -0.0, 0.0, -1.5, 1e-45, -1e-45], np.float32)
-    assert Relu().evaluate(x).tobytes() == torch.relu(torch.tensor(x)).numpy().tobytes()
+    assert Pointwise(RELU).evaluate(x).tobytes() == torch.relu(torch.tensor(x)).numpy().tobytes()

@@ -4,21 +4,20 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from cloud.compiler.cost import flops, operator_counts
 from cloud.compiler.ir import Graph, evaluate
-from cloud.compiler.ops import Activation, Add, Identity, Linear, Relu, Reshape
-from cloud.compiler.passes import (
-    PASSES,
-    fuse_activation,
-    fuse_bias,
-    optimise,
-    remove_dead_code,
-    remove_identities,
-)
-from tests.unit.cloud.compiler.graphs import Builder, integers, mlp, random_graphs
+from cloud.compiler.ops.contract import MatMul
+from cloud.compiler.ops.movement import Permute, Reshape
+from cloud.compiler.ops.pointwise import Pointwise
+from cloud.compiler.passes import PASSES, optimise
+from cloud.compiler.passes.dead_code import remove_dead_code
+from cloud.compiler.passes.duplicates import merge_duplicates
+from cloud.compiler.passes.identities import remove_identities
+from cloud.compiler.plan import derived
+from tests.unit.cloud.compiler.graphs import ADD, RELU, Builder, integers, mlp, random_graphs
 
 
 def ops(graph: Graph) -> list[object]:
@@ -27,7 +26,7 @@ def ops(graph: Graph) -> list[object]:
 
 @pytest.mark.parametrize("one", [*PASSES, optimise])
 @given(graph=random_graphs(), seed=st.integers(0, 9))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_no_pass_changes_what_a_graph_computes(one, graph, seed):
     inputs, parameters = integers(graph, seed)
     changed = one(graph)
@@ -38,29 +37,37 @@ def test_no_pass_changes_what_a_graph_computes(one, graph, seed):
         assert np.array_equal(before, after)
 
 
+def per_run(graph: Graph) -> int:
+    """How many nodes every run computes; what depends on parameters alone is ``prepare``'s, once."""
+    once = derived(graph)
+    return sum(node.result.name not in once for node in graph.nodes)
+
+
 @given(graph=random_graphs())
-@settings(max_examples=60, deadline=None)
-def test_optimising_twice_changes_nothing_more(graph):
-    assert optimise(optimise(graph)) == optimise(graph)
+@example(graph=mlp(1, 8))  # its weights are laid out anew, by a node of prepare's
+@settings(max_examples=25, deadline=None)
+def test_optimising_twice_makes_no_run_longer(graph):
+    once = optimise(graph)
+    assert per_run(optimise(once)) <= per_run(once) <= per_run(graph)
 
 
 def test_a_layer_becomes_one_operation():
     graph = optimise(mlp(4, 3, 2))
-    assert ops(graph) == [Linear(Activation.RELU), Linear(Activation.RELU)]
+    assert [type(one) for one in ops(graph)] == [MatMul, MatMul]
     assert [len(node.operands) for node in graph.nodes] == [3, 3]
 
 
-def test_dropout_and_a_reshape_to_the_same_shape_vanish():
+def test_a_reshape_to_the_same_shape_vanishes():
     build = Builder(2, 3)
-    x = build.apply(Reshape((2, 3)), build.apply(Identity(), build.input))
-    graph = remove_identities(build.graph(build.apply(Relu(), x)))
-    assert ops(graph) == [Relu()]
+    x = build.apply(Reshape((2, 3)), build.input)
+    graph = remove_identities(build.graph(build.apply(Pointwise(RELU), x)))
+    assert ops(graph) == [Pointwise(RELU)]
     assert graph.nodes[0].operands == (build.input,)
 
 
 def test_a_model_that_only_copies_gives_its_input():
     build = Builder(2, 3)
-    graph = optimise(build.graph(build.apply(Identity(), build.input)))
+    graph = optimise(build.graph(build.apply(Permute((0, 1)), build.input)))
     assert graph.nodes == ()
     assert graph.outputs == (build.input,)
 
@@ -72,40 +79,26 @@ def test_a_reshape_of_a_reshape_is_one():
     assert [(node.op, node.operands) for node in graph.nodes] == [(Reshape((2, 1, 6)), (build.input,))]
 
 
-def test_a_sum_that_somebody_else_reads_is_not_fused_away():
+def test_there_and_back_is_nothing():
+    build = Builder(2, 6)
+    x = build.apply(Reshape((2, 3, 2)), build.input)
+    y = build.apply(Permute((1, 2, 0)), build.apply(Permute((2, 0, 1)), x))
+    assert ops(remove_dead_code(remove_identities(build.graph(y)))) == [Reshape((2, 3, 2))]
+
+
+def test_moving_an_axis_of_one_is_a_reshape():
+    build = Builder(1, 6)
+    graph = remove_identities(build.graph(build.apply(Permute((1, 0)), build.input)))
+    assert ops(graph) == [Reshape((6, 1))]
+
+
+def test_the_same_operation_on_the_same_operands_is_computed_once():
     build = Builder(2, 3)
-    y = build.apply(Linear(), build.input, build.parameter(3, 3))
-    z = build.apply(Relu(), y)
-    graph = build.graph(build.apply(Add(), z, y))
-    assert fuse_activation(graph) == graph
-
-
-def test_an_output_is_not_fused_away():
-    build = Builder(2, 3)
-    y = build.apply(Linear(), build.input, build.parameter(3, 3))
-    graph = build.graph(y, build.apply(Relu(), y))
-    assert fuse_activation(graph) == graph
-
-
-def test_a_bias_after_the_activation_stays_outside():
-    build = Builder(2, 3)
-    y = build.apply(Linear(Activation.RELU), build.input, build.parameter(3, 3))
-    graph = build.graph(build.apply(Add(), y, build.parameter(3)))
-    assert fuse_bias(graph) == graph
-
-
-def test_a_second_bias_stays_outside():
-    build = Builder(2, 3)
-    y = build.apply(Linear(), build.input, build.parameter(3, 3), build.parameter(3))
-    graph = build.graph(build.apply(Add(), y, build.parameter(3)))
-    assert fuse_bias(graph) == graph
-
-
-def test_adding_a_whole_array_is_no_bias():
-    build = Builder(2, 3)
-    y = build.apply(Linear(), build.input, build.parameter(3, 3))
-    graph = build.graph(build.apply(Add(), y, build.input))
-    assert fuse_bias(graph) == graph
+    one, other = (build.apply(Pointwise(RELU), build.input) for _ in range(2))
+    graph = merge_duplicates(build.graph(build.apply(Pointwise(ADD), one, other), other))
+    assert ops(graph) == [Pointwise(RELU), Pointwise(ADD)]
+    assert graph.nodes[1].operands == (one, one)
+    assert graph.outputs[1] == one
 
 
 def test_nodes_and_parameters_that_no_output_needs_are_dropped():
@@ -115,8 +108,8 @@ def test_nodes_and_parameters_that_no_output_needs_are_dropped():
     assert [one.key for one in first.parameters] == ["layer.0", "layer.1"]
 
 
-def test_the_cost_of_a_layer_is_two_for_each_weight_and_one_for_each_bias():
+def test_the_cost_of_a_layer_is_two_for_each_weight_and_one_for_each_function():
     graph = optimise(mlp(4, 3, 2))
-    assert flops(graph) == (2 * 4 + 1) * 3 + (2 * 3 + 1) * 2
-    assert operator_counts(graph) == {"linear": 2}
+    assert flops(graph) == (2 * 4 + 2) * 3 + (2 * 3 + 2) * 2
+    assert operator_counts(graph) == {"matmul": 2}
     assert flops(mlp(4, 3)) == 2 * 4 * 3 + 3 + 3

@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 
 from cloud.compiler.errors import CompileError
 from cloud.compiler.ir import Graph, Parameter, Value
-from cloud.compiler.ops import Relu, Reshape
+from cloud.compiler.ops.movement import Reshape
+from cloud.compiler.ops.pointwise import Pointwise
 from cloud.compiler.passes import optimise
 from cloud.compiler.plan import (
     ALIGNMENT_BYTES,
@@ -17,7 +18,13 @@ from cloud.compiler.plan import (
     place,
     plan_memory,
 )
-from tests.unit.cloud.compiler.graphs import Builder, mlp, random_graphs
+from tests.unit.cloud.compiler.graphs import RELU, Builder, mlp, random_graphs
+
+
+def planned(graph):
+    """The plan of one function, and its offsets."""
+    plan = plan_memory({"run": graph}, {})
+    return plan, plan.offsets["run"]
 
 
 @st.composite
@@ -55,13 +62,13 @@ def test_the_arena_is_between_the_busiest_moment_and_the_sum(values):
 @settings(max_examples=100, deadline=None)
 def test_every_value_of_a_graph_has_an_aligned_place_behind_the_parameters(graph):
     graph = optimise(graph)
-    plan = plan_memory(graph)
+    plan, offsets = planned(graph)
     end = PARAMETERS_OFFSET + plan.parameters_nbytes
     parameters = {one.value.name for one in graph.parameters}
     for value in (*graph.inputs, *(node.result for node in graph.nodes)):
-        assert plan.offsets[value.name] % ALIGNMENT_BYTES == 0
+        assert offsets[value.name] % ALIGNMENT_BYTES == 0
         if value.name not in parameters:
-            assert end <= plan.offsets[value.name] <= plan.memory_bytes - value.nbytes
+            assert end <= offsets[value.name] <= plan.memory_bytes - value.nbytes
     assert plan.memory_bytes % PAGE_BYTES == 0
 
 
@@ -69,50 +76,50 @@ def test_a_chain_of_layers_ping_pongs_between_two_places():
     build = Builder(1, 64)
     x = build.input
     for _ in range(6):
-        x = build.apply(Relu(), x)
-    plan = plan_memory(build.graph(x))
-    places = [plan.offsets[f"n_{i}"] for i in range(6)]
+        x = build.apply(Pointwise(RELU), x)
+    _plan, offsets = planned(build.graph(x))
+    places = [offsets[f"n_{i}"] for i in range(6)]
     assert len(set(places)) == 2
-    assert plan.offsets["x"] not in places
+    assert offsets["x"] not in places
 
 
 def test_an_input_keeps_its_place_to_the_end():
     graph = mlp(8, 8, 8)
-    by_name = {one.name: one for one in lifetimes(graph)}
+    by_name = {one.name: one for one in lifetimes(graph, {}, {})}
     assert by_name["x"].last == len(graph.nodes)
 
 
 def test_a_reshape_shares_its_address_and_keeps_the_original_alive():
     build = Builder(2, 6)
-    a = build.apply(Relu(), build.input)
+    a = build.apply(Pointwise(RELU), build.input)
     b = build.apply(Reshape((2, 3, 2)), a)
-    c = build.apply(Relu(), build.apply(Relu(), build.input))
-    graph = build.graph(c, build.apply(Relu(), b))
-    plan = plan_memory(graph)
-    assert plan.offsets[a.name] == plan.offsets[b.name]
-    assert {one.name: one.last for one in lifetimes(graph)}[a.name] == 4
+    c = build.apply(Pointwise(RELU), build.apply(Pointwise(RELU), build.input))
+    graph = build.graph(c, build.apply(Pointwise(RELU), b))
+    _plan, offsets = planned(graph)
+    assert offsets[a.name] == offsets[b.name]
+    assert {one.name: one.last for one in lifetimes(graph, {}, {})}[a.name] == 4
 
 
 def test_a_chain_of_reshapes_is_one_address():
     build = Builder(2, 6)
-    a = build.apply(Relu(), build.input)
+    a = build.apply(Pointwise(RELU), build.input)
     c = build.apply(Reshape((12,)), build.apply(Reshape((2, 3, 2)), a))
     graph = build.graph(c)
-    plan = plan_memory(graph)
-    assert plan.offsets[a.name] == plan.offsets[c.name]
-    assert {one.name: one.last for one in lifetimes(graph)}[a.name] == len(graph.nodes)
+    _plan, offsets = planned(graph)
+    assert offsets[a.name] == offsets[c.name]
+    assert {one.name: one.last for one in lifetimes(graph, {}, {})}[a.name] == len(graph.nodes)
 
 
 def test_an_output_that_is_a_reshape_keeps_the_original_to_the_end():
     build = Builder(2, 6)
-    a = build.apply(Relu(), build.input)
+    a = build.apply(Pointwise(RELU), build.input)
     b = build.apply(Reshape((2, 3, 2)), a)
-    c = build.apply(Relu(), build.apply(Relu(), build.input))
+    c = build.apply(Pointwise(RELU), build.apply(Pointwise(RELU), build.input))
     graph = build.graph(b, c)
-    assert {one.name: one.last for one in lifetimes(graph)}[a.name] == len(graph.nodes)
+    assert {one.name: one.last for one in lifetimes(graph, {}, {})}[a.name] == len(graph.nodes)
 
 
 def test_a_model_over_two_gibibytes_is_refused():
     huge = Parameter("w", Value("w", (1 << 15, 1 << 14)))
     with pytest.raises(CompileError, match="memory"):
-        plan_memory(Graph((Value("x", (1, 1)),), (huge,), (), (Value("x", (1, 1)),)))
+        plan_memory({"run": Graph((Value("x", (1, 1)),), (huge,), (), (Value("x", (1, 1)),))}, {})

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from edge.runtime import BadInput, BadModule, Limits, ModuleHost, Unreachable
+from edge.runtime.session import Steps
 from shared.errors import Unavailable
 from tests.unit.edge.runtime.modules import BIAS, ECHO, SCALE, affine_expected, affine_package, rows
 from tests.unit.edge.runtime.stories import story
@@ -91,3 +92,34 @@ async def test_closing_the_host_closes_its_sessions() -> None:
     await host.close()
     with pytest.raises(Unavailable):
         await session.call("run", [rows(1)])
+
+
+@story
+async def test_many_steps_run_in_one_trip_to_the_thread() -> None:
+    async with ModuleHost(limits=LIMITS) as host:
+        await host.load("affine", affine_package(1, 8))
+        async with await host.open_session("affine") as session:
+
+            def work(steps: Steps) -> list[float]:
+                losses = [float(steps.call("train_step", [rows(8), RATE])[0]) for _ in range(3)]
+                steps.set_parameters({name: one + 1 for name, one in steps.parameters().items()})
+                return losses
+
+            assert await session.steps(work) == [2.25, 2.5, 2.75]
+            np.testing.assert_array_equal((await session.parameters())["scale"], SCALE + 0.75 + 1)
+            described = session.describe("train_step")
+            assert described is not None
+            assert [one.shape for one in described.inputs] == [(8, 4), ()]
+            assert session.batch_size == 8
+            assert session.describe("nothing") is None
+
+
+@story
+async def test_a_step_that_is_stopped_ends_the_session() -> None:
+    async with ModuleHost(limits=LIMITS) as host:
+        await host.load("affine", affine_package())
+        async with await host.open_session("affine") as session:
+            with pytest.raises(Unreachable):
+                await session.steps(lambda steps: steps.call("fail", [rows(1) + 13]))
+            with pytest.raises(Unavailable, match="open another"):
+                await session.parameters()

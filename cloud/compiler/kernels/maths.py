@@ -1,0 +1,219 @@
+"""Elementary functions of four float32 lanes, as polynomials: the same bits on every processor.
+
+Each function takes a :class:`Holder` and cheap expressions of its arguments, emits what it needs and returns
+an expression. No fused multiply-add: its rounding differs from processor to processor.
+
+Errors in units of the last place, measured over all exponents (tests/unit/cloud/compiler/test_expression.py
+holds them): exp 1, expm1 2, log 1, log1p 3, tanh 3, sigmoid 2.5, erf 3. Denormal arguments and results are
+exact to the same measure, except that sigmoid(x) is 0 below x = -88.4, as torch's is.
+What needs more than 24 bits on the way is in :mod:`cloud.compiler.kernels.maths_wide`.
+"""
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from cloud.compiler.expr import Fn
+from cloud.compiler.wat import Function, get
+
+LOG2_E = 1.4426950408889634
+# ln 2 in two parts: multiples of the first are exact up to 2^9 of them.
+LN2_HIGH, LN2_LOW = 0.693145751953125, 1.42860682030941723212e-6
+# Added to a number below 2^22 it leaves the nearest integer in the last bits.
+ROUNDER = 12582912.0
+# (e^r - 1 - r) / r^2 for |r| <= ln(2) / 2: least largest error, 3e-9 of e^r.
+EXP = (
+    0.001381446685027705,
+    0.008368780418328616,
+    0.04166839421510619,
+    0.16666520107742278,
+    0.49999993412481214,
+)
+# log(1 + f) = 2 atanh(s), s = f / (2 + f): FreeBSD's e_logf.c.
+LOG = (0.24279078841, 0.28498786688, 0.40000972152, 0.66666662693)
+SQRT_HALF_BITS = 0x3F3504F3
+# log(1 - erf(t)) / t for 0 <= t <= 4: least largest error in erf(t), 4e-8 of it.
+ERF = (
+    -4.07079338101e-05,
+    0.000381000713969,
+    -0.00125174687271,
+    -0.000205715658614,
+    0.0193217157083,
+    -0.102814410551,
+    -0.636616496772,
+    -1.12837920705,
+)
+ERF_IS_ONE_FROM = 4.0
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Puts an expression into a local of its own and gives the cheap expression that reads it.
+
+    The local is named after the expression, so that equal ones share it and equal programs have equal bytes.
+    """
+
+    f: Function
+
+    def __call__(self, expression: str) -> str:
+        if expression.startswith(("(local.get", "(v128.const")):
+            return expression
+        name = "v" + hashlib.sha256(expression.encode()).hexdigest()[:12]
+        self.f.set(name, expression, "v128")
+        return get(name)
+
+
+def splat(value: float) -> str:
+    """A float32 constant in four lanes."""
+    with np.errstate(over="ignore"):
+        text = repr(float(np.float32(value)))
+    return f"(v128.const f32x4 {text} {text} {text} {text})"
+
+
+def splat_i32(value: int) -> str:
+    """An i32 constant in four lanes."""
+    return f"(v128.const i32x4 {value} {value} {value} {value})"
+
+
+def add(x: str, y: str) -> str:
+    """x + y."""
+    return f"(f32x4.add {x} {y})"
+
+
+def sub(x: str, y: str) -> str:
+    """x - y."""
+    return f"(f32x4.sub {x} {y})"
+
+
+def mul(x: str, y: str) -> str:
+    """x * y."""
+    return f"(f32x4.mul {x} {y})"
+
+
+def polynomial(x: str, coefficients: Sequence[float]) -> str:
+    """Horner's scheme, the highest power first."""
+    result = splat(coefficients[0])
+    for one in coefficients[1:]:
+        result = add(mul(result, x), splat(one))
+    return result
+
+
+def exp(hold: Holder, x: str) -> str:
+    """e^x. The power of two is applied in two steps: results down to the last denormal are rounded once."""
+    x = hold(f"(f32x4.pmin (f32x4.pmax {x} {splat(-104)}) {splat(89)})")
+    n, r = _reduced(hold, x)
+    n = hold(f"(i32x4.sub {n} {splat(ROUNDER)})")  # the bits, as integers
+    half = hold(f"(i32x4.shr_s {n} (i32.const 1))")
+    return mul(mul(add(_exp_minus_one(r), splat(1)), _power(half)), _power(f"(i32x4.sub {n} {half})"))
+
+
+def expm1(hold: Holder, x: str) -> str:
+    """e^x - 1 = 2 (2^(n-1) (e^r - 1) + 2^(n-1) - 1/2), which loses nothing near 0, nor overflows early."""
+    n, r = _reduced(hold, hold(f"(f32x4.pmin (f32x4.pmax {x} {splat(-30)}) {splat(89)})"), ROUNDER + 126)
+    scale = hold(_scale(n))
+    half = hold(add(mul(scale, _exp_minus_one(r)), sub(scale, splat(0.5))))
+    return _signed(f"(f32x4.abs {add(half, half)})", x)
+
+
+def log(hold: Holder, x: str) -> str:
+    """Natural logarithm: -inf of 0, NaN of what is negative."""
+    tiny = hold(f"(f32x4.lt {x} {splat(2.0**-126)})")
+    grown = f"(v128.bitselect {mul(x, splat(2.0**23))} {x} {tiny})"
+    bits = hold(f"(i32x4.sub {grown} {splat_i32(SQRT_HALF_BITS)})")
+    exponent = f"(i32x4.sub (i32x4.shr_s {bits} (i32.const 23)) (v128.and {tiny} {splat_i32(23)}))"
+    k = hold(f"(f32x4.convert_i32x4_s {exponent})")
+    mantissa = f"(i32x4.add (v128.and {bits} {splat_i32(0x7FFFFF)}) {splat_i32(SQRT_HALF_BITS)})"
+    f = hold(sub(mantissa, splat(1)))
+    s = hold(f"(f32x4.div {f} {add(f, splat(2))})")
+    z = hold(mul(s, s))
+    half = hold(mul(mul(f, f), splat(0.5)))
+    near = mul(s, add(half, mul(z, polynomial(z, LOG))))
+    high, low = mul(k, splat(0.693138122558593750)), mul(k, splat(9.0580006145e-06))
+    finite = add(add(sub(add(near, low), half), f), high)
+    usual = f"(v128.bitselect {finite} {x} (f32x4.lt {x} {splat(np.inf)}))"  # inf and NaN stay
+    edge = f"(v128.bitselect {splat(-np.inf)} {splat(np.nan)} (f32x4.eq {x} {splat(0)}))"
+    return f"(v128.bitselect {edge} {usual} (f32x4.le {x} {splat(0)}))"
+
+
+def log1p(hold: Holder, x: str) -> str:
+    """log(1 + x) = x log(u) / (u - 1) with u = 1 + x as rounded (W. Kahan); x itself where u is 1 or inf."""
+    u = hold(add(x, splat(1)))
+    ratio = f"(f32x4.div {log(hold, u)} {sub(u, splat(1))})"
+    same = f"(v128.or (f32x4.eq {u} {splat(1)}) (f32x4.eq {u} {splat(np.inf)}))"
+    return f"(v128.bitselect {x} {mul(x, ratio)} {same})"
+
+
+def tanh(hold: Holder, x: str) -> str:
+    """-e / (e + 2) with e = exp(-2 |x|) - 1, and the sign of x."""
+    e = _below_one(hold, f"(f32x4.pmax {mul(f'(f32x4.abs {x})', splat(-2))} {splat(-40)})")
+    return _signed(f"(f32x4.div {e} {add(e, splat(2))})", x)
+
+
+def sigmoid(hold: Holder, x: str) -> str:
+    """1 / (1 + e^-x). At x <= -88.4 the power of two is the bit pattern of infinity: the result is 0."""
+    x = hold(f"(f32x4.pmax (f32x4.pmin {x} {splat(87)}) {splat(-89)})")
+    return f"(f32x4.div {splat(1)} {add(exp_between(hold, x, sign=-1), splat(1))})"
+
+
+def exp_between(hold: Holder, x: str, sign: int = 1) -> str:
+    """e^(sign * x) where that is from 2^-126 to 2^128: :func:`exp` less what it does for the others."""
+    n, r = _reduced(hold, x, ROUNDER + 127, sign)
+    return mul(add(_exp_minus_one(r), splat(1)), _scale(n))
+
+
+def erf(hold: Holder, x: str) -> str:
+    """The error function, 1 - exp(t P(t)) of t = |x|, and the sign of x."""
+    t = hold(f"(f32x4.pmin (f32x4.abs {x}) {splat(ERF_IS_ONE_FROM)})")
+    return _signed(_below_one(hold, mul(polynomial(t, ERF), t)), x)
+
+
+def _below_one(hold: Holder, x: str) -> str:
+    """e^x - 1 for -87 <= x <= 0."""
+    n, r = _reduced(hold, hold(x), ROUNDER + 127)
+    scale = hold(_scale(n))
+    return hold(add(mul(scale, _exp_minus_one(r)), sub(scale, splat(1))))
+
+
+def _reduced(hold: Holder, x: str, rounder: float = ROUNDER, sign: int = 1) -> tuple[str, str]:
+    """sign * x = n ln 2 + r.
+
+    ``n``: as the last bits of a float, plus what ``rounder`` has more than :data:`ROUNDER`: an exponent's
+    bias, say.
+    """
+    shifted = hold(add(mul(x, splat(sign * LOG2_E)), splat(rounder)))
+    n = hold(sub(shifted, splat(rounder)))
+    high = sub(x, mul(n, splat(LN2_HIGH))) if sign > 0 else sub(mul(n, splat(-LN2_HIGH)), x)
+    return shifted, hold(sub(high, mul(n, splat(LN2_LOW))))
+
+
+def _scale(n: str) -> str:
+    """2^(n - 127) of the last bits: the others vanish when they are shifted to the exponent's place."""
+    return f"(i32x4.shl {n} (i32.const 23))"
+
+
+def _exp_minus_one(r: str) -> str:
+    """e^r - 1 for |r| <= ln(2) / 2."""
+    return add(mul(mul(r, r), polynomial(r, EXP)), r)
+
+
+def _power(n: str) -> str:
+    """2^n of integers, while it is no denormal."""
+    return f"(i32x4.shl (i32x4.add {n} {splat_i32(127)}) (i32.const 23))"
+
+
+def _signed(magnitude: str, x: str) -> str:
+    """The sign bit of x on a magnitude."""
+    return f"(v128.bitselect {x} {magnitude} {splat_i32(-(2**31))})"
+
+
+FUNCTIONS: Mapping[Fn, Callable[..., str]] = {
+    Fn.EXP: exp,
+    Fn.EXPM1: expm1,
+    Fn.LOG: log,
+    Fn.LOG1P: log1p,
+    Fn.TANH: tanh,
+    Fn.SIGMOID: sigmoid,
+    Fn.ERF: erf,
+}

@@ -1,0 +1,171 @@
+"""Softmax and its logarithm, with the row's maximum taken out so that nothing overflows.
+
+    across, row of up to 64 numbers     one pass; the row stays in registers
+    across, longer                      three passes: maximum; exponentials (kept in y) and their sum; scaling
+    along another axis                  the same three, a column in each lane
+
+The exponential is of numbers up to 0 only, which spares a quarter of its instructions; below 2^-126 it is 0.
+``pmax`` lets a NaN pass by unseen, which saves five instructions of six: it comes back with the exponentials,
+and makes the whole row NaN as it should. Lanes that do not belong to a row are -inf: their exponential is 0.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import TypeAlias
+
+from cloud.compiler.expr import Arg, Fn, call
+from cloud.compiler.ir import Node
+from cloud.compiler.kernels import maths
+from cloud.compiler.kernels.axes import Extent, extent, join, keep, lanes_of, splat, store_vector, sweep
+from cloud.compiler.kernels.expression import helpers, vector
+from cloud.compiler.kernels.vector import VECTOR_BYTES, ZERO, add, load, multiply
+from cloud.compiler.ops.reduce import Softmax
+from cloud.compiler.wat import Function, Kernel, get
+
+SHORT = 64  # numbers: 16 vectors, as many as there are registers
+WIDTH = 4
+LOWEST = splat("-inf")
+LOG = call(Fn.LOG, Arg(0))
+LEAST = -88.0  # its power of two, as bits of a float, is 0
+# A pass over the numbers: gives the lanes of the vectors at "from" and "to"; these move on after the body.
+_Pass: TypeAlias = Callable[[], Iterator[list[int]]]
+
+
+def softmax(node: Node) -> Kernel:
+    """``softmax_<outer>x<reduced>x<inner>(x, y)``, ``log_softmax_...``."""
+    assert isinstance(node.op, Softmax)
+    (x,) = node.operands
+    log, around = node.op.log, extent(x.shape, node.op.axis)
+    f = Function(f"{'log_' if log else ''}softmax_{around}", ("x", "y"))
+    with f.loop(around.outer):
+        if around.inner > 1:
+            _along(f, around, log)
+        elif around.reduced > SHORT:
+            _long(f, around.reduced, log)
+        else:
+            _short(f, around.reduced, log)
+    return f.kernel(helpers=helpers(LOG))
+
+
+def _short(f: Function, length: int, log: bool) -> None:
+    """One row in registers."""
+    widths = lanes_of(length)
+    for index, lanes in enumerate(widths):
+        f.set(f"x{index}", keep(lanes, load("x", index * VECTOR_BYTES), LOWEST), "v128")
+    f.set("most", get("x0"), "v128")
+    for index in range(1, len(widths)):
+        f.set("most", _larger(get("most"), get(f"x{index}")), "v128")
+    join(f, "most", _larger)
+    f.set("sum", ZERO, "v128")
+    for index in range(len(widths)):
+        f.set(f"x{index}", f"(f32x4.sub {get(f'x{index}')} {get('most')})", "v128")
+        f.set("exp", _exponential(f, get(f"x{index}")), "v128")
+        if not log:
+            f.set(f"x{index}", get("exp"), "v128")
+        f.set("sum", add(get("sum"), get("exp")), "v128")
+    join(f, "sum", add)
+    _prepare(f, "sum", log)
+    for index, lanes in enumerate(widths):
+        f.set("result", _result(get(f"x{index}"), get("sum"), log), "v128")
+        store_vector(f, "y", index * VECTOR_BYTES, "result", lanes)
+    f.advance("x", length * 4)
+    f.advance("y", length * 4)
+
+
+def _long(f: Function, length: int, log: bool) -> None:
+    """One row in three passes; four accumulators, joined at the end of the first two."""
+
+    def over_row() -> Iterator[list[int]]:
+        f.set("from", get("x"))
+        f.set("to", get("y"))
+        yield from sweep(f, length, WIDTH, "from", "to")
+
+    def joined(kind: str, step: Callable[[str, str], str]) -> None:
+        for index in range(1, WIDTH):
+            f.set(f"{kind}0", step(get(f"{kind}0"), get(f"{kind}{index}")), "v128")
+        join(f, f"{kind}0", step)
+        for index in range(1, WIDTH):
+            f.set(f"{kind}{index}", get(f"{kind}0"), "v128")
+
+    _maxima(f, WIDTH, over_row)
+    joined("most", _larger)
+    _sums(f, WIDTH, over_row, log)
+    joined("sum", add)
+    _scale(f, WIDTH, over_row, log)
+    f.advance("x", length * 4)
+    f.advance("y", length * 4)
+
+
+def _along(f: Function, around: Extent, log: bool) -> None:
+    """All columns of one outer position, up to four vectors of them at a time."""
+    for widths in sweep(f, around.inner, WIDTH, "x", "y"):
+
+        def down(widths: list[int] = widths) -> Iterator[list[int]]:
+            f.set("from", get("x"))
+            f.set("to", get("y"))
+            with f.loop(around.reduced):
+                yield widths
+                f.advance("from", around.inner * 4)
+                f.advance("to", around.inner * 4)
+
+        _maxima(f, len(widths), down)
+        _sums(f, len(widths), down, log)
+        _scale(f, len(widths), down, log)
+    for pointer in ("x", "y"):
+        f.advance(pointer, (around.reduced - 1) * around.inner * 4)
+
+
+def _maxima(f: Function, width: int, over: _Pass) -> None:
+    """``most<i>``: the maximum of every i-th vector, lane by lane."""
+    for index in range(width):
+        f.set(f"most{index}", LOWEST, "v128")
+    for widths in over():
+        for index, lanes in enumerate(widths):
+            number = keep(lanes, load("from", index * VECTOR_BYTES), LOWEST)
+            f.set(f"most{index}", _larger(get(f"most{index}"), number), "v128")
+
+
+def _sums(f: Function, width: int, over: _Pass, log: bool) -> None:
+    """``sum<i>``: the sum of the exponentials, which are stored unless it is the logarithm that is wanted."""
+    for index in range(width):
+        f.set(f"sum{index}", ZERO, "v128")
+    for widths in over():
+        for index, lanes in enumerate(widths):
+            number = keep(lanes, load("from", index * VECTOR_BYTES), LOWEST)
+            f.set("centred", f"(f32x4.sub {number} {get(f'most{index}')})", "v128")
+            f.set("exp", _exponential(f, get("centred")), "v128")
+            f.set(f"sum{index}", add(get(f"sum{index}"), get("exp")), "v128")
+            if not log:
+                store_vector(f, "to", index * VECTOR_BYTES, "exp", lanes)
+
+
+def _scale(f: Function, width: int, over: _Pass, log: bool) -> None:
+    """The results, from x or from the exponentials in y."""
+    for index in range(width):
+        _prepare(f, f"sum{index}", log)
+    for widths in over():
+        for index, lanes in enumerate(widths):
+            number = load("from" if log else "to", index * VECTOR_BYTES)
+            if log:
+                number = f"(f32x4.sub {number} {get(f'most{index}')})"
+            f.set("result", _result(number, get(f"sum{index}"), log), "v128")
+            store_vector(f, "to", index * VECTOR_BYTES, "result", lanes)
+
+
+def _exponential(f: Function, x: str) -> str:
+    """e^x of x <= 0."""
+    hold = maths.Holder(f)
+    return maths.exp_between(hold, hold(f"(f32x4.pmax {x} {maths.splat(LEAST)})"))
+
+
+def _prepare(f: Function, total: str, log: bool) -> None:
+    """What each number of the row meets: the sum's logarithm, or its reciprocal."""
+    value = vector(f, LOG, [get(total)], ["f32"]) if log else f"(f32x4.div {splat('1')} {get(total)})"
+    f.set(total, value, "v128")
+
+
+def _result(number: str, total: str, log: bool) -> str:
+    return f"(f32x4.sub {number} {total})" if log else multiply(number, total)
+
+
+def _larger(x: str, y: str) -> str:
+    return f"(f32x4.pmax {x} {y})"

@@ -1,0 +1,83 @@
+"""Runs a compiled train step in wasmtime, in this process: to check it, and to train on this side."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import wasmtime
+
+from cloud.compiler.ir import NUMPY
+from cloud.compiler.parameters import F32Array, decode_parameters
+from cloud.compiler.rawcall import bind
+from shared.abi import Function, Tensor, read_abi
+from shared.errors import Unreadable
+from shared.package import Package
+
+AnyArray = npt.NDArray[Any]
+_Bound = tuple[Callable[[], object], dict[str, AnyArray], list[AnyArray]]
+
+
+class Trainer:
+    """One instance of a training module. Not for use from two threads at once."""
+
+    def __init__(self, package: Package) -> None:
+        """Raises :class:`Unreadable` for what is no training module."""
+        ((self.batch_size, binary),) = package.modules.items()
+        abi = read_abi(binary)
+        if abi is None or abi.function("train_step") is None or abi.function("evaluate") is None:
+            raise Unreadable("a training module has the functions train_step and evaluate")
+        store = wasmtime.Store()
+        exports = wasmtime.Instance(store, wasmtime.Module(store.engine, binary), []).exports(store)
+        memory = exports["memory"]
+        assert isinstance(memory, wasmtime.Memory)
+        self._store, self._exports = store, exports
+        self._bytes = np.ctypeslib.as_array(memory.get_buffer_ptr(store))
+        self._parameters = {one.name: self._view(one) for one in abi.parameters.tensors}
+        self._functions = {one.name: self._bound(one) for one in abi.functions}
+        self.set_parameters(decode_parameters(package.parameters))
+
+    def step(self, x: npt.ArrayLike, y: npt.ArrayLike, lr: float) -> float:
+        """One batch, or less: the rest is masked. Returns the mean loss before the update."""
+        (loss,) = self._call("train_step", x, y, lr)
+        return float(loss)
+
+    def evaluate(self, x: npt.ArrayLike, y: npt.ArrayLike) -> tuple[float, float, float]:
+        """Sum of the losses, number of right classes, number of items."""
+        loss, hits, count = self._call("evaluate", x, y, None)
+        return float(loss), float(hits), float(count)
+
+    def parameters(self) -> dict[str, F32Array]:
+        """Copies, by the model's own names."""
+        return {name: np.array(view) for name, view in self._parameters.items()}
+
+    def set_parameters(self, tensors: Mapping[str, F32Array]) -> None:
+        """Replace them all. Raises KeyError and ValueError for what does not fit."""
+        for name, view in self._parameters.items():
+            view[...] = tensors[name]
+
+    def _call(self, name: str, x: npt.ArrayLike, y: npt.ArrayLike, lr: float | None) -> list[AnyArray]:
+        call, inputs, outputs = self._functions[name]
+        items = len(np.asarray(x))
+        if not 0 < items <= self.batch_size:
+            raise ValueError(f"{items} items; a batch is 1 to {self.batch_size}")
+        for view, given in ((inputs["x"], x), (inputs["y"], y)):
+            view[:items] = given
+            view[items:] = 0
+        inputs["mask"][:items] = 1
+        inputs["mask"][items:] = 0
+        if lr is not None:
+            inputs["lr"][...] = lr
+        call()
+        return outputs
+
+    def _bound(self, function: Function) -> _Bound:
+        exported = self._exports[function.name]
+        assert isinstance(exported, wasmtime.Func)
+        inputs = {one.name: self._view(one) for one in function.inputs}
+        return bind(self._store, exported), inputs, [self._view(one) for one in function.outputs]
+
+    def _view(self, tensor: Tensor) -> AnyArray:
+        flat = self._bytes[tensor.offset : tensor.offset + tensor.nbytes].view(NUMPY[tensor.dtype])
+        view: AnyArray = flat.reshape(tensor.shape)
+        return view
