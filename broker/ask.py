@@ -3,6 +3,9 @@
 A caller learns *definite* (:class:`Refused`: it did not happen) or *indefinite* (:class:`TimedOut`: it may
 have), because that decides whether a retry is safe. Replies are matched by correlation; the second answer
 to one request (a retry elsewhere whose first attempt lived after all) is counted and dropped.
+
+A request whose receiver knows it by its correlation, and does nothing twice, may be *repeatable*: it is sent
+without acknowledgements (QoS 0), and once more with them when nothing was heard for ``REPEAT_S``.
 """
 
 import asyncio
@@ -18,6 +21,7 @@ from shared.topics import APP_REPLY, REPLY, Address, M, Topic
 from shared.wire import decode, encode
 
 WAITING_MAX = 4096
+REPEAT_S = 0.5
 GRACE_S = 0.25  # a definite refusal made at the deadline itself is worth waiting for: it allows a retry
 
 
@@ -43,9 +47,12 @@ class Asker:
             if not future.done():
                 future.set_exception(TimedOut("closed", "the caller went away before the reply"))
 
-    async def ask(self, to: Address[M], build: Callable[[str, float], M], budget_s: float) -> Reply:
+    async def ask(
+        self, to: Address[M], build: Callable[[str, float], M], budget_s: float, *, repeatable: bool = False
+    ) -> Reply:
         """Send ``build(correlation, budget_s)`` to ``to`` and return the reply.
 
+        ``build`` is called again, with what is left of the budget, when a ``repeatable`` request is repeated.
         Raises :class:`Refused` when it certainly did not happen, :class:`TimedOut` when nobody knows.
         """
         if len(self._waiting) >= WAITING_MAX:
@@ -56,12 +63,27 @@ class Asker:
         self._waiting[correlation] = future
         # A timer on the future: half the price of `asyncio.timeout`, which cancels and uncancels a task.
         deadline = loop.call_later(budget_s + GRACE_S, _expire, future, to, budget_s)
+        # While the link is down QoS 0 is dropped, and QoS 1 waits.
+        quick = repeatable and budget_s > REPEAT_S and self._bus.link.up
+        repeat = loop.call_later(REPEAT_S, self._repeat, to, build, correlation, budget_s) if quick else None
         try:
-            self._send(Publish(to, build(correlation, budget_s)))
+            self._send(Publish(to, build(correlation, budget_s), 0 if quick else None))
             return checked(await future)
         finally:
             deadline.cancel()
+            if repeat is not None:
+                repeat.cancel()
             del self._waiting[correlation]
+
+    def _repeat(
+        self, to: Address[M], build: Callable[[str, float], M], correlation: str, budget_s: float
+    ) -> None:
+        future = self._waiting[correlation]
+        if not future.done():
+            try:
+                self._send(Publish(to, build(correlation, budget_s - REPEAT_S)))
+            except Refused as refused:  # the outbox is full; the first may have arrived
+                future.set_exception(TimedOut(refused.code, refused.detail))
 
     def _send(self, effect: Publish[M]) -> None:
         topic, message = effect.to.topic, effect.message
@@ -69,9 +91,8 @@ class Asker:
         payload = encode(message)
         if len(payload) > topic.bytes_max:
             raise Refused("too-large", f"the request is {len(payload)} bytes; the limit is {topic.bytes_max}")
-        if not self._bus.publish(
-            effect.to.name, payload, qos=topic.qos, properties=properties_of(topic, message)
-        ):
+        qos = topic.qos if effect.qos is None else effect.qos
+        if not self._bus.publish(effect.to.name, payload, qos=qos, properties=properties_of(topic, message)):
             raise Refused("outbox-full", "the broker does not take messages fast enough; try again later")
 
     def _answered(self, delivery: Delivery) -> None:

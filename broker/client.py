@@ -196,6 +196,9 @@ class ClientBus:
                 subscribed = self._subscriber.connected(self._wire, identifiers=welcome.identifiers)
                 await self._unless_lost(subscribed)
             self._opening, up_at = None, self._clock()
+            if self._closing.is_set():  # asked to close in the very turn in which we were let in
+                await self._wire.close()
+                return 0.0, reason
             self._up(welcome)
             reason = await self._wire.ended()
         except TimeoutError:

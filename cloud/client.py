@@ -109,7 +109,7 @@ class Fleet:
                 idempotent=idempotent,
             )
 
-        return await self._asker.ask(self._infer_at, build, budget_s or self.budget_s)
+        return await self._asker.ask(self._infer_at, build, budget_s or self.budget_s, repeatable=True)
 
     async def upload(self, package: bytes, progress: Callable[[int], None] | None = None) -> UploadProgress:
         """Put a ``.shoal`` package into the cloud's store; goes on where an earlier try stopped.

@@ -1,8 +1,9 @@
 """Bytes <-> packets of one TCP connection: framing, batched writes, keepalive. No MQTT session inside.
 
-Reading: every packet of a chunk is handled inside ``data_received``. Writing is gathered until the loop's
-next turn and leaves in one ``transport.write``. So the acknowledgement of a reply travels together with
-the next request of the task that the reply woke, and the task does not wait for a system call first.
+Reading: every packet of a chunk is handled inside ``data_received``. Writing: what the handlers write is
+gathered and leaves in one ``transport.write`` at the end of the chunk; what a task writes leaves at once
+(uvloop gathers those of one turn). Waiting for the loop's next turn instead costs a request a tenth of its
+time, since it makes three such stops.
 
 The codec panics on some malformed packets (invalid UTF-8 raises a ``BaseException``) and has no length
 guard; :func:`read_packet` and :func:`frame_bytes` make both an ordinary :class:`BadPacket`.
@@ -86,7 +87,7 @@ class Connection(asyncio.Protocol):
         self._chunks_bytes = self._awaited_bytes = 0
         self._out: list[bytes] = []
         self._out_bytes = 0
-        self._flush_due = False
+        self._handling = False
         self._received = self._sent = False  # since the last look at the keepalive
         self._timer: asyncio.TimerHandle | None = None
         self._reason = ""
@@ -128,11 +129,15 @@ class Connection(asyncio.Protocol):
                 return
             data = b"".join(self._chunks)
             self._chunks.clear()
+        self._handling = True
         try:
             used = self._handle(data)
         except BadPacket as error:
             self.fail(str(error), error.code)
             return
+        finally:
+            self._handling = False
+        self._flush()
         if used < len(data):
             self._chunks.append(data[used:])
             self._chunks_bytes = len(data) - used
@@ -140,13 +145,10 @@ class Connection(asyncio.Protocol):
     # To the broker ----------------------------------------------------------------------------------
 
     def write(self, data: bytes) -> None:
-        """Send with everything else of this turn of the loop."""
+        """Send, with everything else that the chunk of bytes in hand gives cause to say."""
         self._out.append(data)
         self._out_bytes += len(data)
-        if not self._flush_due:
-            self._flush_due = True
-            self._loop.call_soon(self._flush)
-        elif self._out_bytes > _WRITE_BYTES_MAX:
+        if not self._handling or self._out_bytes > _WRITE_BYTES_MAX:
             self._write_out()
 
     def keep_alive(self, interval_s: float) -> None:
@@ -198,7 +200,6 @@ class Connection(asyncio.Protocol):
         return used
 
     def _flush(self) -> None:
-        self._flush_due = False
         if self._out:
             self._write_out()
 

@@ -162,9 +162,10 @@ class Balancer:
             epoch=pending.epoch,
             inputs=ask.inputs,
             function=ask.function,
+            repeatable=pending.ask is not None and not pending.first,
         )
         # A request that will be sent again when nobody answers needs no acknowledgement on its way.
-        return Publish(held.to, command, qos=0 if pending.ask is not None and not pending.first else None)
+        return Publish(held.to, command, qos=0 if command.repeatable else None)
 
     def _shed(self, key: Key, ask: InferAsk, code: str, detail: str, now: float) -> list[Effect]:
         self.counts[code] += 1
@@ -302,13 +303,13 @@ class Balancer:
     # A second try -----------------------------------------------------------------------------------
 
     def _rescue_from_silence(self, pending: Pending, now: float) -> list[Effect]:
-        effects = self._resend(pending, now) if self._spare >= 1 else []
+        effects = self._resend(pending, now, or_here=True) if self._spare >= 1 else []
         if effects:
             self._spare -= 1
             self.counts["rescued from silence"] += 1
             return effects
         self._time(pending, pending.deadline)
-        return [Ignore(f"{pending.key[0]}/{pending.key[1]} meets silence, and can't be tried elsewhere")]
+        return [Ignore(f"{pending.key[0]}/{pending.key[1]} meets silence, and can't be tried again")]
 
     def _rescue_from_death(self, pending: Pending, now: float) -> list[Effect]:
         effects = self._resend(pending, now)
@@ -323,12 +324,18 @@ class Balancer:
         reply = Reply(correlation=correlation, status=ReplyStatus.FAILED, code="node-died", detail=detail)
         return [Publish(APP_REPLY.at(app=app), reply)]
 
-    def _resend(self, pending: Pending, now: float) -> list[Effect]:
-        """Once more, elsewhere, with what is left of the budget. Nothing: it can't be done."""
+    def _resend(self, pending: Pending, now: float, *, or_here: bool = False) -> list[Effect]:
+        """Once more, elsewhere, with what is left of the budget. Nothing: it can't be done.
+
+        ``or_here``: where there is no elsewhere the same node is asked again. It runs no request twice, and
+        repeats the answer that it gave.
+        """
         ask, node, left_s = pending.ask, pending.node, pending.deadline - now
         if ask is None or node is None or left_s <= 0 or pending.phase is not Phase.SENT:
             return []
         held = self.fleet.best(pending.model, left_s, avoid=node)
+        if held is None and or_here:
+            held = self.fleet.best(pending.model, left_s, only=node.fact.node)
         if held is None:
             return []
         pending.enter(Phase.RESENT)

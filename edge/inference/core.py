@@ -121,7 +121,7 @@ Event = (
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """One admitted request. ``caller`` is empty when it is local."""
+    """One admitted request. ``caller`` is empty when it is local. ``repeatable``: see ``InferCommand``."""
 
     key: str
     caller: str
@@ -130,6 +130,7 @@ class _Job:
     function: str
     inputs: msgspec.Raw
     deadline: float
+    repeatable: bool = False
 
 
 @dataclass(slots=True)
@@ -189,6 +190,7 @@ class Inference:
             command.function,
             command.inputs,
             now + command.budget_s,
+            command.repeatable,
         )
         if command.epoch != self.epoch:
             return self._decline(job, "stale-epoch", f"meant for boot {command.epoch}; this is {self.epoch}")
@@ -285,7 +287,8 @@ class Inference:
         self.answered_bytes += len(reply.body)
         while len(self.answered) > ANSWERED_KEPT or self.answered_bytes > ANSWERED_BYTES_MAX:
             self.answered_bytes -= len(self.answered.popitem(last=False)[1].body)
-        return [Publish(_reply_to(self.node, job.caller), reply)]
+        qos = 0 if job.repeatable else None
+        return [Publish(_reply_to(self.node, job.caller), reply, qos)]
 
     def _load(self) -> LoadChanged:
         models = tuple(sorted({job.model for job in self.running.values()}))

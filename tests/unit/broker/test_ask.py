@@ -55,6 +55,48 @@ def test_a_request_gets_its_reply_and_not_another_ones():
     asyncio.run(scenario())
 
 
+def test_a_repeatable_request_is_sent_again_with_acknowledgement_after_silence(monkeypatch):
+    monkeypatch.setattr(ask, "REPEAT_S", 0.02)
+
+    async def scenario():
+        heard = []
+
+        def answer(correlation):  # the first one is lost on its way
+            heard.append(correlation)
+            return [Reply(correlation=correlation)] if len(heard) > 1 else []
+
+        async with asking(answer) as (asker, _, _):
+            sent = []
+            publish = asker._bus.publish
+            monkeypatch.setattr(
+                asker._bus, "publish", lambda *a, **k: (sent.append(k["qos"]), publish(*a, **k))[1]
+            )
+            budgets = []
+
+            def build(correlation, budget_s):
+                budgets.append(budget_s)
+                return query(correlation, budget_s)
+
+            await asker.ask(TO, build, 1.0, repeatable=True)
+            assert sent == [0, 1]
+            assert heard[0] == heard[1]
+            assert budgets == [1.0, 0.98]
+
+    asyncio.run(scenario())
+
+
+def test_a_repeatable_request_waits_for_the_link_with_acknowledgement():
+    async def scenario():
+        async with asking(lambda one: [Reply(correlation=one)], connected=False) as (asker, heard, _):
+            waiting = asyncio.ensure_future(asker.ask(TO, query, 5.0, repeatable=True))
+            await asyncio.sleep(0)
+            asker._bus.connect()
+            await waiting
+            assert len(heard) == 1
+
+    asyncio.run(scenario())
+
+
 def test_a_device_answers_on_its_own_subtree():
     async def scenario():
         async with asking() as (asker, _, server):

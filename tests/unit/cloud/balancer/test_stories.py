@@ -86,6 +86,19 @@ def test_a_killed_node_is_given_up_long_before_its_will_arrives() -> None:
     )
 
 
+def test_the_only_node_is_asked_again_and_repeats_its_answer() -> None:
+    (
+        story("the-only-node-is-asked-again")
+        .at(1.0, fact("a"))
+        .until(2.0, every_s=0.1)
+        .at(2.0, ask("c1", budget_s=5.0))
+        .until(2.6, every_s=0.1)
+        .at(2.65, reply("a", "c1"))
+        .until(8.0, every_s=1.0)
+        .matches()
+    )
+
+
 def test_the_first_node_lived_after_all_and_its_answer_counts() -> None:
     (
         story("the-first-node-lived-after-all")

@@ -55,6 +55,27 @@ def test_requests_are_run_in_turn_and_answered_once():
     )
 
 
+def test_an_answer_needs_an_acknowledgement_only_where_the_cloud_would_not_ask_again():
+    core = Inference("n1", 7, slots=2)
+    core.step(READY, 0.0)
+    arrived = asked("1")
+    repeatable = InferArrived("digits", msgspec.structs.replace(arrived.command, repeatable=True))
+
+    def qos_of(*events):
+        return [
+            one.qos
+            for event in events
+            for one in core.step(event, 0.1)
+            if isinstance(one, Publish) and one.message.correlation == "1"
+        ]
+
+    assert qos_of(repeatable, Ran("app/1", packed((1,)), 0.1)) == [0]
+    assert qos_of(arrived) == [None]  # asked again: the first answer got lost
+    core = Inference("n1", 7, slots=2)
+    core.step(READY, 0.0)
+    assert qos_of(arrived, Ran("app/1", packed((1,)), 0.1)) == [None]
+
+
 def test_a_request_that_waited_past_its_deadline_is_refused_and_not_run():
     core = Inference("n1", 7, slots=1)
     core.step(READY, 0.0)
