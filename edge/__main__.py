@@ -15,6 +15,7 @@ from typing import Any
 
 from broker.connect import open_bus
 from broker.process import common_options, configured, labels, main, on_signals, until
+from broker.service import Service
 from edge.agent.capabilities import capabilities
 from edge.agent.core import Agent, LoadSeen, StopAsked, TroubleSeen
 from edge.agent.local import LocalInfer, serve_locally
@@ -22,6 +23,7 @@ from edge.agent.service import agent_service, last_will
 from edge.agent.vitals import Machine
 from edge.artifacts.blobs import Blobs
 from edge.artifacts.core import Models
+from edge.artifacts.events import Released, Required
 from edge.artifacts.service import models_service
 from edge.artifacts.trust import verifier
 from edge.inference.core import DrainStarted, Inference, LoadChanged, ModelsChanged
@@ -30,10 +32,21 @@ from edge.runtime import Limits, ModuleHost, measure
 from edge.store.state import DeviceState
 from edge.telemetry.core import Telemetry
 from edge.telemetry.service import telemetry_service
-from shared.config import Config, DeviceSection
+from edge.training import events as training
+from edge.training.core import Limits as TrainingLimits
+from edge.training.core import Training
+from edge.training.policy import Policy, hours_of
+from edge.training.recorder import Recorder
+from edge.training.service import Disk, training_service
+from edge.training.sources import fields_of, sources_of
+from edge.training.updates import Updates
+from edge.training.versions import Versions
+from shared.codecs import decode, encode
+from shared.config import Config, DeviceSection, TrainingSection
 from shared.errors import ConfigError
 from shared.ids import is_id
-from shared.messages import Capabilities, Reply
+from shared.learning import Power
+from shared.messages import Capabilities, Reply, Sample
 from shared.tensors import unpack_inputs
 
 log = logging.getLogger(__name__)
@@ -81,6 +94,8 @@ def settings(options: argparse.Namespace) -> Config:
         raise ConfigError(f"--node {one.node!r}: give the device a name, 1 to 64 of a-z, 0-9 and '-'")
     if one.slots < 1 or one.queue_max < 0 or one.heartbeat_s <= 0 or one.telemetry_s <= 0:
         raise ConfigError("slots must be at least 1, queue_max at least 0, the intervals above 0")
+    if config.training.room < 1:
+        raise ConfigError(f"training.room = {config.training.room}: at least one piece of training at a time")
     return config
 
 
@@ -105,7 +120,8 @@ class Boot:
         self.state, self.data, self.stopped = state, data, asyncio.Event()
         self.looping = state.boots_unsettled > BOOTS_UNSETTLED_MAX
         self.machine, self.local = Machine(data), LocalClients()
-        self.host = _host(device, data, state.device_key())
+        self.host = _host(config, data, state.device_key())
+        self.recorder = Recorder(data / "training", fields_of(config.training.sources))
         self.bus = open_bus(
             config.broker,
             config.fleet,
@@ -119,7 +135,7 @@ class Boot:
             self.bus,
             vitals=self.machine.vitals,
             measure=self._measure,
-            drain=lambda: self.inference.feed(DrainStarted()),
+            drain=self._drain,
             leave=self._leave,
         )
         self.inference = inference_service(
@@ -132,7 +148,7 @@ class Boot:
         self.telemetry = telemetry_service(
             Telemetry(node, self.epoch, interval_s=device.telemetry_s, linger_s=device.telemetry_s),
             self.bus,
-            self.machine.sample,
+            self._sample,
         )
         self.models = models_service(
             Models(node, self.epoch, random.random),
@@ -143,7 +159,10 @@ class Boot:
             remember=partial(state.put, "models", "desired"),
             verify=verifier(device.cloud_key),
             saved=None if self.looping else state.get("models", "desired"),
+            answer=self._lent,
         )
+        trains = config.training.sources and not self.looping
+        self.training = self._training(config, data) if trains else None
         self.benchmark_s = device.benchmark_s
         self.left = ""
 
@@ -155,10 +174,11 @@ class Boot:
             self.agent.feed(TroubleSeen(f"local store: {damage}"))
         if self.looping:
             boots = self.state.boots_unsettled
-            what = f"crash loop: {boots} short boots in a row; models are not loaded until told"
+            what = f"crash loop: {boots} short boots in a row; models wait until told, nothing is trained"
             log.error("%s", what)
             self.agent.feed(TroubleSeen(what))
-        services = (self.agent, self.inference, self.telemetry, self.models)
+        services: list[Service[Any]] = [self.agent, self.inference, self.telemetry, self.models]
+        services += [self.training] if self.training else []
         bus = asyncio.create_task(self.bus.run(), name="bus")
         try:
             async with serve_locally(self.data, self._answer_locally):
@@ -201,7 +221,58 @@ class Boot:
         self._models_changed()
 
     def _models_changed(self) -> None:
-        self.inference.feed(ModelsChanged(frozenset(self.host.names())))
+        self.inference.feed(ModelsChanged(frozenset(filter(is_id, self.host.names()))))
+
+    def _drain(self) -> None:
+        self.inference.feed(DrainStarted())
+        if self.training is not None:
+            self.training.feed(training.DrainStarted())
+
+    def _sample(self) -> Sample:
+        sample = self.machine.sample()
+        self.recorder.record(sample.values)
+        return sample
+
+    def _training(self, config: Config, data: Path) -> Service[training.Event]:
+        section, device = config.training, config.device
+        folder, state = data / "training", self.state
+        return training_service(
+            _trainee(section, device.node, self.epoch),
+            self.bus,
+            host=self.host,
+            disk=Disk(
+                Versions(folder / "versions", decode),
+                Updates(folder / "updates"),
+                done=lambda: {job: str(one["ask"]) for job, one in state.all("training").items()},
+                remember=self._remember_done,
+            ),
+            sources=sources_of(
+                section.sources, Path(section.data or data), section.held_out_ratio, self.recorder
+            ),
+            encode=encode,
+            conditions=partial(self._conditions, section.power),
+            require=lambda digest: self.models.feed(Required(digest)),
+            release=lambda digest: self.models.feed(Released(digest)),
+        )
+
+    def _lent(self, digest: str, path: Path | None, reason: str) -> None:
+        assert self.training is not None, "nothing else requires artifacts"
+        answer = training.Available(digest, str(path)) if path else training.Unavailable(digest, reason)
+        self.training.feed(answer)
+
+    def _remember_done(self, job: str, ask: str) -> None:
+        if ask:
+            self.state.put("training", job, {"ask": ask})
+        else:
+            self.state.delete("training", job)
+
+    def _conditions(self, configured: str) -> training.Conditions:
+        now, battery = time.localtime(), self.machine.battery()
+        power = Power(configured) if configured else Power.UNKNOWN
+        if battery is not None:
+            power = Power.AC if battery[0] else Power.BATTERY
+        ratio = battery[1] if battery is not None else 1.0
+        return training.Conditions(power, ratio, self.machine.load_ratio(), now.tm_hour * 60 + now.tm_min)
 
     async def _answer_locally(self, request: LocalInfer) -> Reply:
         inputs: Any = unpack_inputs(request.inputs)
@@ -229,13 +300,23 @@ def _agent(device: DeviceSection, epoch: int) -> Agent:
     )
 
 
-def _host(device: DeviceSection, data: Path, key: bytes) -> ModuleHost:
+def _trainee(section: TrainingSection, node: str, epoch: int) -> Training:
+    policy = Policy(
+        section.battery_ratio_min, section.ac_only, section.load_ratio_max, hours_of(section.hours)
+    )
+    limits = TrainingLimits(room=section.room)
+    return Training(node, epoch, random.random, policy, limits, section.link)
+
+
+def _host(config: Config, data: Path, key: bytes) -> ModuleHost:
+    device = config.device
     limits = Limits(
         memory_bytes_max=device.module_memory_bytes_max,
         deadline_s=device.deadline_s,
         queue_max=max(1, device.queue_max),
     )
-    return ModuleHost(data / "compiled", key, limits, workers=device.slots + 1)
+    trainees = config.training.room if config.training.sources else 0
+    return ModuleHost(data / "compiled", key, limits, workers=device.slots + 1 + trainees)
 
 
 if __name__ == "__main__":

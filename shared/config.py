@@ -6,7 +6,7 @@ are errors: a misspelt limit must not be a silent default.
 
 import tomllib
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 from urllib.parse import unquote, urlsplit
 
 import msgspec
@@ -17,6 +17,7 @@ from shared.ids import is_id
 C = TypeVar("C")
 
 _PREFIX = "SHOAL_"
+_MAPS = ("labels", "sources")  # replaced as a whole, and written name=value,name=value in the environment
 _PORTS = {"mqtt": 1883, "mqtts": 8883, "ws": 9001, "wss": 9443}
 
 
@@ -85,6 +86,40 @@ class DeviceSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     benchmark_s: float = 1.0
 
 
+class SourceSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where examples come from: one of ``file`` (.npz), ``function`` (package.module:function), and
+    ``fields`` of the device's own telemetry: windows of ``window`` readings, one every ``stride``, whose
+    target is the first field ``ahead`` readings later (0: the window itself)."""
+
+    file: str = ""
+    function: str = ""
+    fields: tuple[str, ...] = ()
+    window: int = 32
+    ahead: int = 1
+    stride: int = 1
+
+
+class TrainingSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Federated learning on a device; off without ``sources`` (a file or function, or a whole section).
+
+    ``data``: the folder of relative files; empty: the device's own. ``room``: pieces of training at a time.
+    ``link``: class of the connection, as job specifications name it. ``power``: ac or battery, where the
+    machine can't tell. ``hours``: such as 22:00-06:00, local time. ``load_ratio_max``: load per core, 0 for
+    any. ``held_out_ratio``: where a source does not say.
+    """
+
+    sources: dict[str, str | SourceSection] = {}
+    data: str = ""
+    room: int = 1
+    link: str = ""
+    power: Literal["", "ac", "battery"] = ""
+    held_out_ratio: float = 0.2
+    battery_ratio_min: float = 0.3
+    ac_only: bool = False
+    load_ratio_max: float = 0.0
+    hours: str = ""
+
+
 class BalancerSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Seed weights of the score: how much each kind of evidence counts. 1 is the measured value itself."""
 
@@ -119,6 +154,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     device: DeviceSection = DeviceSection()
     cloud: CloudSection = CloudSection()
     balancer: BalancerSection = BalancerSection()
+    training: TrainingSection = TrainingSection()
 
 
 def parse(toml: str, environ: Mapping[str, str], *overrides: Mapping[str, Any]) -> Config:
@@ -153,7 +189,7 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
         if section == "fleet" and not key:
             tree["fleet"] = value
         elif section in sections and key:
-            tree.setdefault(section, {})[key] = _labels(value) if key == "labels" else value
+            tree.setdefault(section, {})[key] = _labels(value) if key in _MAPS else value
     return tree
 
 
@@ -164,7 +200,7 @@ def _labels(text: str) -> dict[str, str]:
 
 def _merge(into: dict[str, Any], update: Mapping[str, Any]) -> None:
     for key, value in update.items():
-        if isinstance(value, Mapping) and isinstance(into.get(key), dict) and key != "labels":
+        if isinstance(value, Mapping) and isinstance(into.get(key), dict) and key not in _MAPS:
             _merge(into[key], value)
         elif isinstance(value, Mapping):
             into[key] = {name: one for name, one in value.items() if one is not None}

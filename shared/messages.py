@@ -217,12 +217,16 @@ class InferAsk(Request, frozen=True, kw_only=True):
 
 
 class InferCommand(Request, frozen=True, kw_only=True):
-    """The cloud hands the request to one device, for one boot (``epoch``) of it."""
+    """The cloud hands the request to one device, for one boot (``epoch``) of it.
+
+    ``repeatable``: the cloud asks again when it hears no answer, so the answer needs no acknowledgement.
+    """
 
     caller: str
     epoch: int
     inputs: msgspec.Raw
     function: str = "run"
+    repeatable: bool = False
 
 
 class CommandVerb(StrEnum):
@@ -292,6 +296,11 @@ class QueryKind(StrEnum):
     DEPLOYMENTS = "deployments"
     WHY = "why"
     STATUS = "status"
+    JOBS = "jobs"
+    JOB = "job"
+    ROUNDS = "rounds"
+    ROUND = "round"
+    LEARNERS = "learners"
 
 
 class Query(Request, frozen=True, kw_only=True):

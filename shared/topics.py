@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Generic, TypeVar
 
+from shared import learning as fl
 from shared import messages as m
 from shared.ids import checked_id, is_id
 
@@ -160,6 +161,25 @@ DECLINED = Topic(
     note="to the balancer, which asks elsewhere or answers the caller",
 )
 
+LEARNER = Topic(
+    "node/{node}/up/learner",
+    fl.Learner,
+    _D,
+    qos=1,
+    retain=True,
+    bytes_max=16 * KIB,
+    note="what it could contribute to federated learning",
+)
+UPDATE = Topic(
+    "node/{node}/up/update/{job}/{round}",
+    fl.UpdatePart,
+    _D,
+    qos=1,
+    expiry_s=600,
+    bytes_max=fl.PART_BYTES + 64 * KIB,
+    note="a part; sent again until its receipt came",
+)
+
 DESIRED = Topic(
     "node/{node}/down/desired/models", m.DesiredModels, _C, qos=1, retain=True, bytes_max=256 * KIB
 )
@@ -173,11 +193,30 @@ INFER = Topic(
     note="expiry: the budget left",
 )
 COMMAND = Topic("node/{node}/down/command/{verb}", m.Command, _C, qos=1, expiry_s=60, bytes_max=8 * KIB)
+RECEIPT = Topic("node/{node}/down/receipt/{job}", fl.Receipt, _C, qos=1, expiry_s=600, bytes_max=4 * KIB)
 
 MANIFEST = Topic("all/manifest/{artifact}", m.Manifest, _C, qos=1, retain=True, bytes_max=512 * KIB)
 CHUNK = Topic("all/chunk/{artifact}/{index}", m.Chunk, _C, qos=1, expiry_s=60, bytes_max=CHUNK_BYTES + KIB)
 CLOUD = Topic(
     "all/cloud", m.CloudPresence, _C, qos=1, retain=True, bytes_max=4 * KIB, note="also the cloud's will"
+)
+ROUND = Topic(
+    "all/round/{job}",
+    fl.RoundFact,
+    _C,
+    qos=1,
+    retain=True,
+    bytes_max=512 * KIB,
+    note="who is asked to train, from which model",
+)
+JOB = Topic(
+    "all/job/{job}",
+    fl.JobFact,
+    _C,
+    qos=1,
+    retain=True,
+    bytes_max=16 * KIB,
+    note="how a job is doing, for dashboards",
 )
 
 APP_INFER = Topic("app/{app}/request/infer", m.InferAsk, _A, qos=1, expiry_s=60, bytes_max=MIB)
@@ -185,6 +224,17 @@ APP_QUERY = Topic("app/{app}/request/query", m.Query, _A, qos=1, expiry_s=60, by
 APP_UPLOAD = Topic("app/{app}/request/upload", m.Upload, _A, qos=1, expiry_s=60, bytes_max=CHUNK_BYTES + KIB)
 APP_DEPLOY = Topic("app/{app}/request/deploy", m.Deploy, _A, qos=1, expiry_s=60, bytes_max=64 * KIB)
 APP_COMMAND = Topic("app/{app}/request/command", m.NodeCommand, _A, qos=1, expiry_s=60, bytes_max=8 * KIB)
+APP_LEARN = Topic("app/{app}/request/learn", fl.LearnAsk, _A, qos=1, expiry_s=60, bytes_max=64 * KIB)
+APP_LEARNER = Topic("app/{app}/request/learner", fl.LearnerAsk, _A, qos=1, expiry_s=60, bytes_max=16 * KIB)
+APP_UPDATE = Topic(
+    "app/{app}/request/update",
+    fl.UpdateAsk,
+    _A,
+    qos=1,
+    expiry_s=60,
+    bytes_max=fl.PART_BYTES + 64 * KIB,
+    note="for clients that cannot speak MQTT",
+)
 APP_REPLY = Topic(
     "app/{app}/reply", m.Reply, _C, qos=1, expiry_s=60, bytes_max=MIB, note="answers that no device gives"
 )
@@ -198,17 +248,25 @@ ALL: tuple[Topic[Any], ...] = (
     WANT,
     REPLY,
     DECLINED,
+    LEARNER,
+    UPDATE,
     DESIRED,
     INFER,
     COMMAND,
+    RECEIPT,
     MANIFEST,
     CHUNK,
     CLOUD,
+    ROUND,
+    JOB,
     APP_INFER,
     APP_QUERY,
     APP_UPLOAD,
     APP_DEPLOY,
     APP_COMMAND,
+    APP_LEARN,
+    APP_LEARNER,
+    APP_UPDATE,
     APP_REPLY,
 )
 

@@ -49,6 +49,19 @@ class Machine:
             },
         )
 
+    def battery(self) -> tuple[bool, float] | None:
+        """Whether the machine is on mains, and how full its battery is (0 to 1); None: it has none, or does
+        not tell."""
+        read = getattr(psutil, "sensors_battery", None)  # some platforms lack it
+        battery = read() if read is not None else None
+        if battery is None or battery.power_plugged is None:
+            return None
+        return bool(battery.power_plugged), min(1.0, max(0.0, battery.percent / 100))
+
+    def load_ratio(self) -> float:
+        """Load of the last minute, per core."""
+        return float(psutil.getloadavg()[0]) / (psutil.cpu_count() or 1)
+
     def capabilities(self, wasm_gflops: float, wasm_call_s: float, runtime: str) -> Capabilities:
         """What a birth says. The figures of WebAssembly come from the runtime's own benchmark."""
         return Capabilities(

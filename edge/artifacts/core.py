@@ -24,14 +24,19 @@ from edge.artifacts.events import (
     Event,
     Loaded,
     LoadModule,
+    Released,
     Remember,
     Remembered,
+    Required,
     Restored,
     UnloadModule,
+    Verified,
+    VerifyBlob,
     Version,
 )
 from edge.artifacts.fetch import FetchLimits
 from edge.artifacts.fetches import Fetches
+from edge.artifacts.loans import Loans
 from edge.artifacts.shelf import Shelf
 from shared.artifacts import is_digest, is_version
 from shared.core import Effect, Failed, Ignore, LinkUp, Publish, Tick
@@ -95,6 +100,7 @@ class Models:
     loads: dict[str, LoadModule] = field(default_factory=dict)
     shelf: Shelf = field(init=False)
     fetches: Fetches = field(init=False)
+    loans: Loans = field(init=False)
     changed: bool = False
     told_at: float = -inf
     told_have: int = 0
@@ -103,6 +109,7 @@ class Models:
     def __post_init__(self) -> None:
         self.shelf = Shelf(self.limits.disk_bytes_max, self.limits.grace_s)
         self.fetches = Fetches(self.node, self.limits.fetch, self.shelf, self.chance)
+        self.loans = Loans(self.fetches, self.shelf)
 
     def step(self, event: Event, now: float) -> list[Effect]:
         """See :class:`shared.core.Core`."""
@@ -123,6 +130,8 @@ class Models:
                 return self._blob_lost(event, now)
             case Failed(LoadModule() as work, reason):
                 return self._load_failed(work, reason, now)
+            case Required() | Released() | Verified() | Failed(VerifyBlob()):
+                return self._lending(event, now)
             case Tick():
                 return [*self._artifact(event, now), *self._tick(now)]
             case LinkUp():
@@ -139,6 +148,7 @@ class Models:
             assert slot.state is not LOADING or slot.name in self.loads
         assert not self.shelf.garbage.keys() & self._needed()
         self.fetches.check()
+        self.loans.check()
 
     # What is desired ------------------------------------------------------------------------------------
 
@@ -276,8 +286,21 @@ class Models:
         """Let the fetches go on; whoever waited for one that is over goes on too."""
         effects, ended = self.fetches.step(event, now)
         for end in ended:
+            effects += self.loans.ended(end)
             for slot in self._waiting_for(end.digest):
                 effects += self._fail(slot, end.reason, now) if end.reason else self._begin(slot, now)
+        return effects
+
+    def _lending(self, event: Required | Released | Verified | Failed, now: float) -> list[Effect]:
+        if isinstance(event, Failed):
+            assert isinstance(event.work, VerifyBlob)
+            effects = self.loans.failed(event, event.work.digest)
+        else:
+            effects = self.loans.step(event, now)
+        effects += self.fetches.keep_only(self._awaited())
+        self.shelf.sort(self._needed(), now)
+        if isinstance(event, Released) and event.digest in self.shelf.garbage:
+            effects += self.fetches.delete([event.digest])
         return effects
 
     def _tick(self, now: float) -> list[Effect]:
@@ -304,19 +327,23 @@ class Models:
         return [slot for slot in waiting if slot.desired.digest == digest]
 
     def _awaited(self) -> set[str]:
+        return self._fetching() | self.loans.awaited()
+
+    def _fetching(self) -> set[str]:
         return {slot.desired.digest for slot in self.slots.values() if slot.state is FETCHING}
 
     def _needed(self) -> set[str]:
-        """Digests whose bytes must stay: desired, in service, last known good, or just being loaded."""
+        """Digests whose bytes must stay: desired, in service, last known good, just being loaded, or lent."""
         slots = self.slots.values()
         versions = [v for slot in slots for v in (slot.desired, slot.serving, slot.good) if v is not None]
-        return {one.digest for one in versions} | {work.digest for work in self.loads.values()}
+        loading = {work.digest for work in self.loads.values()}
+        return {one.digest for one in versions} | loading | self.loans.stages.keys()
 
     # What the cloud is told -----------------------------------------------------------------------------
 
     def _tell(self, now: float) -> list[Effect]:
         """Report each change of state at once, progress at each tenth or every ``report_s``."""
-        have, tenths = self.fetches.progress()
+        have, tenths = self.fetches.progress(self._fetching())
         much = tenths != self.told_tenths or now - self.told_at >= self.limits.report_s
         if not self.changed and (have == self.told_have or not much):
             return []

@@ -47,6 +47,28 @@ class DesiredArrived:
 
 
 @dataclass(frozen=True, slots=True)
+class Required:
+    """Another capability of this device needs the artifact. Answer: Lend or Refuse."""
+
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """It needs it no more."""
+
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """``whole``: the blob is on the disk and still what its name says; else nothing of it is left."""
+
+    digest: str
+    whole: bool
+
+
+@dataclass(frozen=True, slots=True)
 class ManifestArrived:
     """``genuine``: its signature verifies with the cloud's key. ``digest`` stood in the topic."""
 
@@ -108,6 +130,9 @@ class BlobLost:
 Event = (
     Restored
     | DesiredArrived
+    | Required
+    | Released
+    | Verified
     | ManifestArrived
     | ChunkArrived
     | PartOpened
@@ -148,6 +173,28 @@ class UnloadModule(Effect):
 @dataclass(frozen=True, slots=True)
 class DeleteBlob(Effect):
     """Remove the blob and what there is of a part."""
+
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Lend(Effect):
+    """Tell the capability that required it: the blob is here, and stays until it is released."""
+
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse(Effect):
+    """Tell the capability that required it: it can't be had now. It is not required any more."""
+
+    digest: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyBlob(Work):
+    """Hash the blob, unless this process did. Answer: Verified."""
 
     digest: str
 

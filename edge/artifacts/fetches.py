@@ -71,9 +71,9 @@ class Fetches:
             self.shelf.forget(digest)
         return [DeleteBlob(digest) for digest in digests]
 
-    def progress(self) -> tuple[int, tuple[int, ...]]:
-        """Bytes here in all, and how far each fetch is, in tenths."""
-        going = self.going.values()
+    def progress(self, digests: Set[str]) -> tuple[int, tuple[int, ...]]:
+        """Of these: bytes here in all, and how far each fetch is, in tenths."""
+        going = [one for digest, one in self.going.items() if digest in digests]
         tenths = tuple(10 * one.bytes_have // max(1, one.size_bytes) for one in going)
         return sum(one.bytes_have for one in going), tenths
 

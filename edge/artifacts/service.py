@@ -23,17 +23,21 @@ from edge.artifacts.events import (
     Event,
     Land,
     Landed,
+    Lend,
     Listen,
     Loaded,
     LoadModule,
     ManifestArrived,
     OpenPart,
     PartOpened,
+    Refuse,
     Remember,
     Remembered,
     Restored,
     Unlisten,
     UnloadModule,
+    Verified,
+    VerifyBlob,
     WriteChunk,
 )
 from shared.artifacts import chunk_index
@@ -56,9 +60,15 @@ class LoadedInfo(Protocol):
 
 Load = Callable[[str, Path], Awaitable[LoadedInfo]]
 Save = Callable[[dict[str, Any]], None]
+Answer = Callable[[str, Path | None, str], None]
 
 
-def models_service(
+def _nobody(digest: str, path: Path | None, reason: str) -> None:
+    """For a device on which nothing borrows."""
+    raise LocalError(f"{digest[:8]} was required, and nobody takes it: {path or reason}")
+
+
+def models_service(  # noqa: PLR0913 (each is one wire of the device)
     core: Models,
     bus: Bus,
     blobs: Blobs,
@@ -68,6 +78,7 @@ def models_service(
     remember: Save,
     verify: Callable[[Manifest], bool],
     saved: Mapping[str, Any] | None = None,
+    answer: Answer = _nobody,
     tick_s: float = 1.0,
 ) -> Service[Event]:
     """Bind the core. Call it inside a running loop: what ``saved`` names begins to load at once.
@@ -75,7 +86,8 @@ def models_service(
     ``load(name, path)`` replaces the version in service only when it returns, and leaves it alone when it
     raises. ``verify``: whether the cloud signed a manifest; nothing else is stored. A signature says that a
     blob came through our cloud, not that it is harmless. ``remember`` gets a plain map to keep; ``saved``:
-    the last one, None on a first boot.
+    the last one, None on a first boot. ``answer(digest, path, reason)``: to whoever fed ``Required``; the
+    blob is at ``path``, or None and the reason why not.
     """
     shell = _Shell(blobs, load, remember, verify)
     service: Service[Event] = Service(
@@ -93,12 +105,15 @@ def models_service(
             UnloadModule: lambda effect: unload(effect.name),
             DeleteBlob: lambda effect: blobs.delete(effect.digest),
             Remember: shell.remember,
+            Lend: lambda effect: answer(effect.digest, blobs.path(effect.digest), ""),
+            Refuse: lambda effect: answer(effect.digest, None, effect.reason),
         },
         work={
             OpenPart: shell.open,
             WriteChunk: shell.write,
             Land: shell.land,
             LoadModule: shell.load,
+            VerifyBlob: shell.verify,
         },
         tick_s=tick_s,
     )
@@ -154,6 +169,15 @@ class _Shell:
             return Landed(work.digest, await asyncio.to_thread(self._blobs.land, work.digest))
 
         return await _or_failed(work, landed())
+
+    async def verify(self, work: VerifyBlob) -> Event:
+        async def verified() -> Event:
+            whole = await asyncio.to_thread(self._blobs.verify, work.digest)
+            if not whole:
+                self._blobs.delete(work.digest)
+            return Verified(work.digest, whole)
+
+        return await _or_failed(work, verified())
 
     async def load(self, work: LoadModule) -> Event:
         if not await asyncio.to_thread(self._blobs.verify, work.digest):

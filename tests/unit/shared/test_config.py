@@ -2,7 +2,7 @@
 
 import pytest
 
-from shared.config import BrokerAddress, Config, broker_address, parse
+from shared.config import BrokerAddress, Config, SourceSection, broker_address, parse
 from shared.errors import ConfigError
 
 
@@ -58,3 +58,13 @@ def test_broker_addresses():
 def test_other_addresses_are_refused_with_advice(url):
     with pytest.raises(ConfigError, match="broker address"):
         broker_address(url)
+
+
+def test_sources_of_training_are_written_short_or_whole_and_from_the_environment():
+    toml = '[training.sources]\ndigits = "digits.npz"\nload = {fields = ["load_1m"], window = 16}'
+    section = parse(toml, {}).training
+    assert section.sources["digits"] == "digits.npz"
+    assert section.sources["load"] == SourceSection(fields=("load_1m",), window=16)
+    section = parse(toml, {"SHOAL_TRAINING_SOURCES": "a=x.npz,b=y.npz", "SHOAL_TRAINING_ROOM": "2"}).training
+    assert (section.sources, section.room) == ({"a": "x.npz", "b": "y.npz"}, 2)
+    assert parse("", {}).training.sources == {}

@@ -1,0 +1,113 @@
+"""Versions of global models on the disk: flat vectors, made from artifacts, checked whenever they are read.
+
+    <job>/<version>-<check>.f32    the vector; ``check`` is the SHA-256 of its bytes
+
+A file is put into its place by a rename, and is not synced: what a power cut leaves does not match its check,
+counts as none, and is fetched again.
+"""
+
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from shared.errors import Unreadable
+from shared.ids import checked_id
+from shared.learning import ModelRef
+from shared.vectors import F32, PARAMETERS_MAX, Vector, VectorFile, check_of, unpack_vector
+
+Decode = Callable[[str, bytes, int], Vector]
+_NAME = re.compile(r"([0-9]{1,12})-([0-9a-f]{64})\.f32")
+_OVERHEAD_BYTES_MAX = 1 << 20
+_PARAMETER_BYTES = 4
+
+
+class Versions:
+    """The folder of one device. Every method blocks: use a thread."""
+
+    def __init__(self, folder: Path, decode: Decode) -> None:
+        self._folder, self._decode = folder, decode
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def held(self) -> dict[str, dict[int, str]]:
+        """job -> version -> check, the oldest file first."""
+        found: dict[str, dict[int, str]] = {}
+        for path in sorted(self._folder.glob("*/*.f32"), key=lambda path: path.stat().st_mtime_ns):
+            name = _NAME.fullmatch(path.name)
+            if name is not None:
+                found.setdefault(path.parent.name, {})[int(name[1])] = name[2]
+        return found
+
+    def open(self, job: str, model: ModelRef, artifact: Path, base: int) -> None:
+        """Make ``model.version`` from the artifact. Raises :class:`Unreadable` when it is not what it should
+        be; then nothing has changed."""
+        file = unpack_vector(_read(artifact))
+        expected = (model.version, base, model.n_params, model.layout_hash)
+        if (file.version, file.base, file.n_params, file.layout_hash) != expected:
+            raise Unreadable("the artifact is of another version, base or layout")
+        vector = self._decoded(job, file)
+        if check_of(vector) != model.check:
+            raise Unreadable(f"version {model.version} is not the one that was announced")
+        place = self._path(job, model.version, model.check)
+        place.parent.mkdir(exist_ok=True)
+        for other in place.parent.glob(f"{model.version}-*.f32"):  # the job of that name was another one
+            other.unlink(missing_ok=True)
+        draft = place.with_suffix(".tmp")
+        draft.write_bytes(np.ascontiguousarray(vector, F32).tobytes())
+        draft.replace(place)
+
+    def read(self, job: str, model: ModelRef) -> Vector:
+        """The vector [n_params]. Raises :class:`Unreadable` when it is gone or broken; it is removed then."""
+        path = self._path(job, model.version, model.check)
+        try:
+            vector = _vector(path.read_bytes())
+        except FileNotFoundError:
+            raise Unreadable(f"version {model.version} of {job} is gone") from None
+        if check_of(vector) != model.check or vector.shape != (model.n_params,):
+            path.unlink(missing_ok=True)
+            raise Unreadable(f"version {model.version} of {job} was damaged on the disk")
+        return vector
+
+    def drop(self, job: str, version: int) -> None:
+        """Remove one version."""
+        for path in (self._folder / checked_id(job)).glob(f"{version}-*.f32"):
+            path.unlink(missing_ok=True)
+
+    def forget(self, job: str) -> None:
+        """Remove every version of a job."""
+        shutil.rmtree(self._folder / checked_id(job), ignore_errors=True)
+
+    def _decoded(self, job: str, file: VectorFile) -> Vector:
+        vector = self._decode(file.codec, file.data, file.n_params)
+        if file.base < 0:
+            return vector
+        for path in (self._folder / checked_id(job)).glob(f"{file.base}-*.f32"):
+            before = _vector(path.read_bytes())
+            if before.shape == vector.shape:
+                summed: Vector = before + vector
+                return summed
+        raise Unreadable(f"version {file.base}, which this one is added to, is gone")
+
+    def _path(self, job: str, version: int, check: str) -> Path:
+        name = f"{version}-{check}.f32"
+        if _NAME.fullmatch(name) is None:
+            raise Unreadable(f"{name[:80]!r} can't be a version of a model")
+        return self._folder / checked_id(job) / name
+
+
+def _vector(data: bytes) -> Vector:
+    return np.frombuffer(data[: len(data) // _PARAMETER_BYTES * _PARAMETER_BYTES], F32)
+
+
+def _read(path: Path) -> bytes:
+    most = _PARAMETER_BYTES * PARAMETERS_MAX + _OVERHEAD_BYTES_MAX
+    try:
+        with path.open("rb") as file:
+            data = file.read(most + 1)
+    except OSError as error:
+        raise Unreadable(f"the artifact can't be read: {error.strerror}") from None
+    if len(data) > most:
+        raise Unreadable(f"the artifact has more than {most} bytes")
+    return data

@@ -1,0 +1,286 @@
+"""How a vector of changes is written for the wire, and read back with distrust.
+
+    f32    every coordinate as it is                                                4 bytes each
+    int8   per block of 256 coordinates one scale, then a code in -127..127 each    1 byte each
+    topk   only the coordinates of largest |value|: the gaps between their
+           indices, then as int8                                                    about 2 bytes each kept
+    sum    a gateway's exact integer total of many devices
+
+All of them end in one Zstandard frame that names its content's size. A reader knows how long that may be
+from the number of parameters *it* expects, so what a sender claims never decides what is allocated.
+
+Rounding to int8 is stochastic and unbiased: the mean over many devices is off by the mean of many small
+independent errors (QSGD, Alistarh et al. 2017). What a codec left out comes back as ``residual``, for the
+sender to add to its next vector (error feedback, Seide et al. 2014; Karimireddy et al. 2019): top-k needs
+that, int8 gains a little.
+
+A vector with a coordinate that isn't finite is written so that it is read as not finite, block by block:
+the receiver's gate shall see it.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import numpy as np
+import zstandard
+from numpy.typing import NDArray
+
+from shared.errors import Unreadable
+from shared.learning import Codec, CodecName
+from shared.vectors import F32, Vector
+
+BLOCK = 256  # coordinates that share a scale
+CODE_MAX = 127
+SUM = "sum"
+LEVEL = 3  # of Zstandard: codes are noise to it, higher levels cost time and save under 1 %
+WINDOW_BYTES_MAX = 8 << 20  # what a frame may make its reader keep; ours ask for at most 2 MiB
+_VARINT_BYTES_MAX = 5  # of a 32-bit number
+
+Bytes = NDArray[np.uint8]
+Codes = NDArray[np.int8]
+Total = NDArray[np.int64]
+
+
+class Encoded(NamedTuple):
+    """``residual`` [n]: what ``data`` leaves out, to be added to the next vector; None: nothing to keep."""
+
+    data: bytes
+    residual: Vector | None
+
+
+def encode(codec: Codec, delta: Vector, residual: Vector | None, rng: np.random.Generator) -> Encoded:
+    """Write ``delta`` [n], with what the last call left out.
+
+    Without ``codec.feedback`` a residual is neither used nor returned; f32 leaves nothing out, and returns
+    none. Nor does a vector that isn't finite: one bad round must not spoil those after it.
+    Raises ``ValueError`` when the residual has another length.
+    """
+    if residual is not None and residual.shape != delta.shape:
+        raise ValueError(f"a residual of {residual.shape} for a vector of {delta.shape}")
+    wanted = delta if residual is None or not codec.feedback else delta + residual
+    if codec.name is CodecName.F32:
+        return Encoded(_compressed(np.ascontiguousarray(wanted, F32).tobytes()), None)
+    write = _write_int8 if codec.name is CodecName.INT8 else _write_topk
+    data, written = write(wanted, codec.ratio, rng)
+    if not codec.feedback:
+        return Encoded(data, None)
+    left = np.subtract(wanted, written, dtype=F32)
+    return Encoded(data, left if np.isfinite(left).all() else None)
+
+
+def decode(name: str, data: bytes, n_params: int) -> Vector:
+    """A new vector [n_params]. Raises :class:`Unreadable` for every input that no ``encode`` wrote.
+
+    Allocates at most about three vectors of ``n_params``, whatever ``data`` says.
+    """
+    read = _READERS.get(name)
+    if read is None:
+        raise Unreadable(f"codec {name[:32]!r} is not known; {', '.join(_READERS)} are")
+    return read(data, n_params)
+
+
+# int8 -----------------------------------------------------------------------------------------------
+
+
+def quantise(values: Vector, scales: Vector, rng: np.random.Generator) -> Codes:
+    """Codes [n] with ``code * scale`` equal to the value on average over ``rng``.
+
+    ``scales``: one for each ``BLOCK`` values. Secure aggregation, where codes of many devices are added
+    before anybody sees them, needs *one* scale that all agreed on before: pass the same ``clip / 127`` for
+    every block, and send no scales. Beyond 127 scales a value is cut off.
+    """
+    steps = np.zeros_like(values)
+    wide = np.repeat(scales, BLOCK)[: values.size]
+    np.divide(values, wide, out=steps, where=wide > 0)  # a scale that isn't finite is not > 0, or gives 0
+    low = np.floor(steps)
+    low += rng.random(values.size, F32) < (steps - low)
+    return np.clip(low, -CODE_MAX, CODE_MAX, out=low).astype(np.int8)
+
+
+def restore(codes: Codes, scales: Vector) -> Vector:
+    """The values [n] that the codes stand for."""
+    values = codes.astype(F32)
+    values *= np.repeat(scales, BLOCK)[: codes.size]
+    return values
+
+
+def scales_of(values: Vector) -> Vector:
+    """Of each block, the largest |value| / 127: [ceil(n / 256)]. Not a number where a value isn't finite."""
+    peaks = np.maximum.reduceat(np.abs(values), np.arange(0, values.size, BLOCK)) if values.size else values
+    return np.where(np.isfinite(peaks), peaks / F32.type(CODE_MAX), F32.type(np.nan))
+
+
+def _blocks(count: int) -> int:
+    return -(-count // BLOCK)
+
+
+def _write_int8(values: Vector, _ratio: float, rng: np.random.Generator) -> tuple[bytes, Vector]:
+    scales = scales_of(values)
+    codes = quantise(values, scales, rng)
+    return _compressed(scales.astype(F32).tobytes() + codes.tobytes()), restore(codes, scales)
+
+
+def _read_int8(data: bytes, n_params: int) -> Vector:
+    raw = _decompressed_exactly(data, 4 * _blocks(n_params) + n_params)
+    return _restored(raw, n_params)
+
+
+def _restored(raw: bytes, count: int) -> Vector:
+    """``raw``: scales, then ``count`` codes, and nothing else."""
+    scales = np.frombuffer(raw, F32, _blocks(count))
+    if (scales < 0).any():
+        raise Unreadable("a scale is negative")
+    return restore(np.frombuffer(raw, np.int8, count, scales.nbytes), scales)
+
+
+# topk -----------------------------------------------------------------------------------------------
+#
+#   varint k | k varint gaps (index - index before - 1) | scales of the k values | k codes
+
+
+def _write_topk(values: Vector, ratio: float, rng: np.random.Generator) -> tuple[bytes, Vector]:
+    indices = _largest(values, ratio)
+    kept = values[indices]
+    scales = scales_of(kept)
+    codes = quantise(kept, scales, rng)
+    gaps = np.diff(indices, prepend=-1) - 1
+    heads = pack_varints(np.concatenate(([indices.size], gaps)).astype(np.uint64))
+    written = np.zeros_like(values)
+    written[indices] = restore(codes, scales)
+    return _compressed(heads + scales.astype(F32).tobytes() + codes.tobytes()), written
+
+
+def _largest(values: Vector, ratio: float) -> NDArray[np.int64]:
+    """Ascending indices of the share ``ratio`` of largest |value|, at least one, but none that is zero."""
+    keep = min(values.size, max(1, round(values.size * ratio)))
+    sizes = np.abs(values)
+    found = np.argpartition(sizes, values.size - keep)[values.size - keep :]  # NaN counts as largest
+    found = found[sizes[found] != 0]
+    return np.sort(found).astype(np.int64)
+
+
+def _read_topk(data: bytes, n_params: int) -> Vector:
+    # A gap g takes at most 1 + g // 128 bytes and all gaps are together less than n.
+    heads_max = _VARINT_BYTES_MAX + n_params + n_params // 128
+    raw = _decompressed(data, heads_max + 4 * _blocks(n_params) + n_params)
+    kept = _count_of(raw, n_params)
+    body = len(raw) - 4 * _blocks(kept) - kept
+    indices = _indices(raw[: max(body, 0)], kept, n_params)
+    vector = np.zeros(n_params, F32)
+    vector[indices] = _restored(raw[body:], kept)
+    return vector
+
+
+def _count_of(raw: bytes, n_params: int) -> int:
+    """How many were kept: the first varint."""
+    head = np.frombuffer(raw[:_VARINT_BYTES_MAX], np.uint8)
+    ends = np.flatnonzero(head < 0x80)
+    if not ends.size:
+        raise Unreadable("the number of coordinates is missing")
+    kept = int(unpack_varints(head[: ends[0] + 1])[0])
+    if kept > n_params:
+        raise Unreadable(f"{kept} coordinates of {n_params}")
+    return kept
+
+
+def _indices(heads: bytes, kept: int, n_params: int) -> NDArray[np.int64]:
+    numbers = unpack_varints(np.frombuffer(heads, np.uint8))
+    if numbers.size != kept + 1:
+        raise Unreadable(f"{numbers.size - 1} gaps for {kept} coordinates")
+    gaps = numbers[1:].astype(np.int64)
+    if kept and int(gaps.max()) >= n_params:  # before they are added up: the sum must not overflow
+        raise Unreadable("a gap is larger than the vector")
+    indices: NDArray[np.int64] = np.cumsum(gaps + 1) - 1
+    if kept and int(indices[-1]) >= n_params:
+        raise Unreadable("an index is behind the end of the vector")
+    return indices
+
+
+# Varints (LEB128), all at once: the loops are over the bytes of one number, never over numbers -----------
+
+
+def pack_varints(numbers: NDArray[np.uint64]) -> bytes:
+    """Seven bits a byte, low ones first; the highest bit says that more follow. ``numbers`` below 2**35."""
+    places = np.arange(_VARINT_BYTES_MAX, dtype=np.uint64)
+    lengths = 1 + (numbers[:, None] >> (7 * places[1:]) > 0).sum(axis=1)
+    ends = np.cumsum(lengths)
+    out = np.empty(int(ends[-1]) if numbers.size else 0, np.uint8)
+    for place in range(_VARINT_BYTES_MAX):
+        has = lengths > place
+        more = (lengths[has] > place + 1).astype(np.uint64) << np.uint64(7)
+        out[(ends - lengths)[has] + place] = (numbers[has] >> np.uint64(7 * place)) & np.uint64(0x7F) | more
+    return out.tobytes()
+
+
+def unpack_varints(raw: Bytes) -> NDArray[np.uint64]:
+    """The other direction. Raises :class:`Unreadable` for one cut off, or longer than five bytes."""
+    ends = np.flatnonzero(raw < 0x80)
+    if raw.size and (not ends.size or ends[-1] != raw.size - 1):
+        raise Unreadable("a number is cut off")
+    lengths = np.diff(ends, prepend=-1)
+    if ends.size and lengths.max() > _VARINT_BYTES_MAX:
+        raise Unreadable("a number is too long")
+    starts = ends - lengths + 1
+    numbers = np.zeros(ends.size, np.uint64)
+    for place in range(_VARINT_BYTES_MAX):
+        has = lengths > place
+        numbers[has] |= (raw[starts[has] + place].astype(np.uint64) & np.uint64(0x7F)) << np.uint64(7 * place)
+    return numbers
+
+
+# f32 and sum -----------------------------------------------------------------------------------------
+
+
+def _read_f32(data: bytes, n_params: int) -> Vector:
+    return np.frombuffer(_decompressed_exactly(data, 4 * n_params), F32).copy()
+
+
+def encode_sum(total: Total) -> bytes:
+    """A gateway's total [n], exactly.
+
+    Zigzag makes small negative numbers small; then all lowest bytes stand together, all second ones, and so
+    on: the upper ones are almost all zero, and Zstandard makes them vanish.
+    """
+    zigzag = (total << 1) ^ (total >> 63)
+    return _compressed(zigzag.astype("<i8").view(np.uint8).reshape(-1, 8).T.tobytes())
+
+
+def decode_sum(data: bytes, n_params: int) -> Total:
+    """The total [n_params]. Raises :class:`Unreadable`."""
+    raw = np.frombuffer(_decompressed_exactly(data, 8 * n_params), np.uint8)
+    zigzag = np.ascontiguousarray(raw.reshape(8, n_params).T).view("<u8").ravel()
+    return ((zigzag >> np.uint64(1)) ^ (np.uint64(0) - (zigzag & np.uint64(1)))).astype(np.int64)
+
+
+# The frame ------------------------------------------------------------------------------------------
+
+
+def _compressed(raw: bytes) -> bytes:
+    return zstandard.ZstdCompressor(level=LEVEL).compress(raw)
+
+
+def _decompressed(data: bytes, bytes_max: int) -> bytes:
+    """One frame's content. Raises :class:`Unreadable` before anything of another size is allocated."""
+    try:
+        size = zstandard.frame_content_size(data)
+        if not 0 <= size <= bytes_max:
+            raise Unreadable(f"content of {size} bytes where at most {bytes_max} are possible")
+        reader = zstandard.ZstdDecompressor(max_window_size=WINDOW_BYTES_MAX)
+        raw = reader.decompress(data, max_output_size=max(size, 1), allow_extra_data=False)
+    except zstandard.ZstdError as error:
+        raise Unreadable(f"not a Zstandard frame: {error}") from None
+    return raw
+
+
+def _decompressed_exactly(data: bytes, size: int) -> bytes:
+    raw = _decompressed(data, size)
+    if len(raw) != size:
+        raise Unreadable(f"content of {len(raw)} bytes instead of {size}")
+    return raw
+
+
+_READERS: Mapping[str, Callable[[bytes, int], Vector]] = {
+    CodecName.F32: _read_f32,
+    CodecName.INT8: _read_int8,
+    CodecName.TOPK: _read_topk,
+}

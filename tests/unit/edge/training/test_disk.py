@@ -1,0 +1,171 @@
+"""Versions and updates on the disk: what a power cut leaves, and what is never believed."""
+
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edge.training.events import Stored, UpdateKey
+from edge.training.updates import Updates
+from edge.training.versions import Versions
+from shared.codecs import decode, encode
+from shared.errors import Unavailable, Unreadable
+from shared.learning import PART_BYTES, Codec, CodecName, ModelRef, Task, UpdateHeader
+from shared.vectors import F32, VectorFile, check_of, pack_vector
+
+FIRST = np.array([1, 2, 3], F32)
+STEP = np.array([0.5, -1, 0], F32)
+SECOND = FIRST + STEP
+
+
+def artifact(folder: Path, version: int, base: int, data: np.ndarray) -> Path:
+    data = encode(Codec(name=CodecName.F32), data, None, np.random.default_rng()).data
+    file = VectorFile(version=version, base=base, codec="f32", n_params=3, layout_hash="l", data=data)
+    path = folder / f"{version}.{base}"
+    path.write_bytes(pack_vector(file))
+    return path
+
+
+def ref(version: int, vector: np.ndarray) -> ModelRef:
+    return ModelRef(version=version, layout_hash="l", n_params=3, check=check_of(vector), snapshot="")
+
+
+@pytest.fixture
+def versions(tmp_path: Path) -> Versions:
+    held = Versions(tmp_path / "versions", decode)
+    held.open("job", ref(1, FIRST), artifact(tmp_path, 1, -1, FIRST), -1)
+    return held
+
+
+def test_a_snapshot_and_a_difference_give_the_same_bits(versions: Versions, tmp_path: Path):
+    versions.open("job", ref(2, SECOND), artifact(tmp_path, 2, 1, STEP), 1)
+    by_step = versions.read("job", ref(2, SECOND))
+    versions.open("other", ref(2, SECOND), artifact(tmp_path, 2, -1, SECOND), -1)
+    np.testing.assert_array_equal(by_step, versions.read("other", ref(2, SECOND)))
+    assert versions.held()["job"] == {1: check_of(FIRST), 2: check_of(SECOND)}
+    versions.drop("job", 1)
+    versions.forget("other")
+    assert versions.held() == {"job": {2: check_of(SECOND)}}
+
+
+def test_what_is_not_what_was_announced_is_not_kept(versions: Versions, tmp_path: Path):
+    whole, step = artifact(tmp_path, 2, -1, SECOND), artifact(tmp_path, 2, 1, STEP)
+    for model, path, base, why in [
+        (ref(2, FIRST), whole, -1, "not the one that was announced"),
+        (ref(3, SECOND), whole, -1, "another version, base or layout"),
+        (ref(2, SECOND), step, -1, "another version, base or layout"),
+        (ref(2, SECOND), tmp_path / "none", -1, "can't be read"),
+    ]:
+        with pytest.raises(Unreadable, match=why):
+            versions.open("job", model, path, base)
+    with pytest.raises(Unreadable, match="which this one is added to, is gone"):
+        versions.open("other", ref(2, SECOND), step, 1)
+    whole.write_bytes(b"nonsense")
+    with pytest.raises(Unreadable, match="not a model vector"):
+        versions.open("job", ref(2, SECOND), whole, -1)
+    assert list(versions.held()) == ["job"]
+
+
+def test_a_damaged_version_is_noticed_and_removed(versions: Versions, tmp_path: Path):
+    (path,) = (tmp_path / "versions" / "job").iterdir()
+    path.write_bytes(path.read_bytes()[:-2])
+    with pytest.raises(Unreadable, match="damaged"):
+        versions.read("job", ref(1, FIRST))
+    with pytest.raises(Unreadable, match="gone"):
+        versions.read("job", ref(1, FIRST))
+
+
+def test_a_check_from_the_network_is_no_path(versions: Versions):
+    model = ModelRef(version=1, layout_hash="l", n_params=3, check="../../../etc/passwd", snapshot="")
+    with pytest.raises(Unreadable, match="can't be a version"):
+        versions.read("job", model)
+    with pytest.raises(ValueError, match="not a usable id"):
+        versions.forget("../..")
+
+
+# Updates ----------------------------------------------------------------------------------------------
+
+
+def stored(data: bytes, job: str = "job", number: int = 1) -> Stored:
+    digest = sha256(data).hexdigest()
+    header = UpdateHeader(
+        task=Task.TRAIN,
+        version=1,
+        codec="f32",
+        n_params=3,
+        layout_hash="l",
+        size_bytes=len(data),
+        digest=digest,
+        weight=10,
+        steps=2,
+        metrics={"loss": 1.5},
+    )
+    return Stored(UpdateKey(job, number, digest), header, "ask")
+
+
+def test_an_update_is_there_after_a_restart_part_by_part(tmp_path: Path):
+    data = bytes(range(256)) * 600  # three parts
+    one = stored(data)
+    Updates(tmp_path).put(one, data, None)
+    again = Updates(tmp_path)
+    (found,) = again.restore(unix_s=0.0)
+    assert found == one
+    pieces = [again.part(one.key, index) for index in range(3)]
+    assert b"".join(piece for _, piece in pieces) == data
+    assert pieces[0][0] == one.header
+    assert [len(piece) for _, piece in pieces] == [PART_BYTES, PART_BYTES, len(data) - 2 * PART_BYTES]
+    again.settle(one.key, True)
+    again.settle(one.key, True)
+    assert again.restore(0.0) == ()
+    with pytest.raises(Unavailable, match="can't be read"):
+        again.part(one.key, 0)
+
+
+def test_the_rest_is_that_of_the_last_accepted_update(tmp_path: Path):
+    updates = Updates(tmp_path)
+    first, second, third = stored(b"1", number=1), stored(b"2", number=2), stored(b"3", number=3)
+    assert updates.rest("job", 3) is None
+    updates.put(first, b"1", FIRST)
+    assert updates.rest("job", 3) is None, "no receipt yet"
+    updates.settle(first.key, True)
+    updates.put(second, b"2", SECOND)
+    updates.settle(second.key, False)
+    np.testing.assert_array_equal(updates.rest("job", 3), FIRST)
+    updates.put(third, b"3", SECOND)
+    updates.settle(third.key, True)
+    np.testing.assert_array_equal(updates.rest("job", 3), SECOND)
+    assert updates.rest("job", 4) is None, "of another model"
+    assert updates.rest("other", 3) is None
+    updates.forget("job")
+    assert updates.rest("job", 3) is None
+
+
+def test_a_power_cut_between_the_rest_and_the_update_leaves_neither(tmp_path: Path):
+    updates, one = Updates(tmp_path), stored(b"data")
+    updates.put(one, b"data", FIRST)
+    (tmp_path / f"job.1.{one.key.digest[:32]}.update").unlink()
+    (tmp_path / "job.9.tmp").write_bytes(b"half")
+    assert updates.restore(0.0) == ()
+    assert not list(tmp_path.iterdir())
+
+
+@settings(max_examples=60)
+@given(st.data())
+def test_a_damaged_update_is_never_sent(data: st.DataObject):
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as name:
+        folder, body = Path(name), b"some bytes of an update"
+        Updates(folder).put(stored(body), body, None)
+        (path,) = folder.iterdir()
+        whole = bytearray(path.read_bytes())
+        if data.draw(st.booleans()):
+            del whole[data.draw(st.integers(0, len(whole) - 1)) :]
+        else:
+            whole[data.draw(st.integers(len(whole) - len(body), len(whole) - 1))] ^= 1
+        path.write_bytes(whole)
+        assert Updates(folder).restore(0.0) == ()
+        assert not list(folder.iterdir())
