@@ -4,6 +4,8 @@
 #   make test    every test that is quick            make test-long   the ones that take minutes
 #   make check   style, types, rules, generated docs make docs        write the generated docs
 #   make up      a fleet that stays                  make bench, make soak
+#   make bench-wasm   the compiler against torch, onnxruntime and onnxruntime-web (node, npm)
+#   make bench-federated   learning together: aggregation, pFedMe, liars, Flower beside it (half an hour)
 #
 # PYTHON=python3.12 make ... chooses the interpreter of a new environment.
 
@@ -12,8 +14,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN := $(VENV)/.for-running
 DEV := $(VENV)/.for-developing
+BENCH := $(VENV)/.for-benchmarking
+FLOWER := .venv-flower/.for-benchmarking
+WEB := benchmarks/wasm/node_modules/.package-lock.json
 
-.PHONY: help venv venv-dev demo up test test-long check docs bench soak clean
+.PHONY: help venv venv-dev demo up test test-long check docs bench bench-wasm bench-federated soak clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p' Makefile | sed '1,2d;/^$$/q'
@@ -32,6 +37,15 @@ $(DEV): pyproject.toml | $(BIN)/python
 $(RUN): pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[edge,cloud]'
 	@touch $(RUN)
+
+$(BENCH): pyproject.toml $(DEV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
+	@touch $(BENCH)
+
+# Without npm the table has a row that says so.
+$(WEB): benchmarks/wasm/package.json benchmarks/wasm/package-lock.json
+	@if command -v npm >/dev/null; then cd benchmarks/wasm && npm ci --no-audit --no-fund --ignore-scripts && touch node_modules/.package-lock.json; \
+	else echo "npm is missing: onnxruntime-web is not measured (Debian: apt-get install npm)" >&2; fi
 
 venv: $(RUN)
 venv-dev: $(DEV)
@@ -60,6 +74,20 @@ docs: $(DEV)
 
 bench: $(DEV)
 	$(BIN)/python -m benchmarks
+
+# make bench-wasm BENCH_WASM="--models mlp cnn --rounds 3"
+bench-wasm: $(BENCH) $(WEB)
+	$(BIN)/python -m benchmarks.bench_wasm $(BENCH_WASM)
+
+# Flower pins versions of its own, so it has an environment of its own.
+$(FLOWER): benchmarks/federated/flower/requirements.txt
+	$(PYTHON) -m venv .venv-flower
+	.venv-flower/bin/python -m pip install --quiet --disable-pip-version-check -r benchmarks/federated/flower/requirements.txt
+	@touch $(FLOWER)
+
+# make bench-federated BENCH_FEDERATED="--only aggregation robust"
+bench-federated: $(DEV) $(FLOWER)
+	$(BIN)/python -m benchmarks.federated $(BENCH_FEDERATED)
 
 soak: $(DEV)
 	$(BIN)/python -m benchmarks.soak

@@ -3,6 +3,7 @@
 docs/topics.md          from shared/topics.py
 docs/states.md          from every NEXT table, wherever one stands
 docs/cli.md             from the commands
+docs/compiler.md        from cloud/compiler, which draws a small model at each stage
 mosquitto.conf          from broker/mosquitto.py
 docker/mosquitto/acl    from shared/topics.py
 """
@@ -18,6 +19,7 @@ from typing import Any
 from broker.acl import Role, reads
 from broker.mosquitto import Mosquitto, access_file, configuration
 from cloud.cli import reference
+from docs import compiler_page
 from shared.topics import ALL, KIB, MIB, PROTOCOL, Topic, Writer
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -36,6 +38,7 @@ def generated() -> dict[str, str]:
         "docs/topics.md": topics_page(),
         "docs/states.md": states_page(tables()),
         "docs/cli.md": reference.page(),
+        "docs/compiler.md": compiler_page.page(GENERATED),
         "mosquitto.conf": configuration(Mosquitto()),
         "docker/mosquitto/acl": access_file(FLEET),
     }

@@ -17,6 +17,7 @@ from tests.support.fleet import (
     RunningFleet,
     clean_environ,
     left_in,
+    running_fleet,
     until,
     write_digits,
 )
@@ -191,31 +192,34 @@ def test_watch_takes_the_full_topic_and_shows_what_is_kept(fleet: RunningFleet) 
     assert line["message"]["labels"] == {"region": "us"}
 
 
-def test_a_device_is_added_to_a_running_fleet(with_digits: RunningFleet) -> None:
+def test_a_device_is_added_to_a_running_fleet(tmp_path: Path) -> None:
     """Enrolled while the broker runs, started with the file it was given, it gets the standing model."""
-    said = with_digits.shoal("enrol", "late-1", "--label", "region=far", "--json")
-    file = with_digits.folder / ".shoal/late-1.toml"
-    assert said.json["config"] == str(file)
-    assert "password" not in said.out
-    assert file.stat().st_mode & 0o777 == 0o600
-    with (with_digits.folder / "late-1.log").open("w") as log:
-        device = subprocess.Popen(
-            [SHOAL, "edge", "--config", str(file)], cwd=with_digits.folder, env=clean_environ(), stderr=log
-        )
-    try:
+    with running_fleet(tmp_path, devices=1) as fleet:
+        said = fleet.shoal("deploy", EXAMPLE / "digits.shoal", "--wait", "--json")
+        assert said.code == 0, said.err
+        said = fleet.shoal("enrol", "late-1", "--label", "region=far", "--json")
+        file = fleet.folder / ".shoal/late-1.toml"
+        assert said.json["config"] == str(file)
+        assert "password" not in said.out
+        assert file.stat().st_mode & 0o777 == 0o600
+        with (fleet.folder / "late-1.log").open("w") as log:
+            device = subprocess.Popen(
+                [SHOAL, "edge", "--config", str(file)], cwd=fleet.folder, env=clean_environ(), stderr=log
+            )
+        try:
 
-        def holds_the_model() -> bool:
-            found = with_digits.shoal("node", "late-1", "--json")
-            model = found.json["models"].get("digits", {}) if found.code == 0 else {}
-            return bool(model.get("state") == "ready")
+            def holds_the_model() -> bool:
+                found = fleet.shoal("node", "late-1", "--json")
+                model = found.json["models"].get("digits", {}) if found.code == 0 else {}
+                return bool(model.get("state") == "ready")
 
-        until("the late device holds the model", holds_the_model, with_digits.folder / "late-1.log")
-        drained = with_digits.shoal("command", "late-1", "drain")
-        assert drained.code == 0, drained.err
-        assert device.wait(20) == 0
-    finally:
-        device.kill()
-        device.wait()
+            until("the late device holds the model", holds_the_model, fleet.folder / "late-1.log")
+            drained = fleet.shoal("command", "late-1", "drain")
+            assert drained.code == 0, drained.err
+            assert device.wait(20) == 0
+        finally:
+            device.kill()
+            device.wait()
 
 
 def test_a_reader_who_leaves_early_is_no_error(with_digits: RunningFleet) -> None:
@@ -246,6 +250,8 @@ def test_an_interrupted_demo_leaves_nothing_behind(tmp_path: Path, number: signa
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        # A test run in the background of a shell ignores SIGINT, and its children would inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     until("its processes run", lambda: len(left_in(tmp_path)) >= 3 or demo.poll() is not None)
     demo.send_signal(number)

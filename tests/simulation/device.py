@@ -6,7 +6,7 @@ from shared.core import Effect, Publish, Tick
 from shared.messages import Capabilities, ModelState, Presence, ReportedModel, ReportedModels
 from shared.topics import COMMAND, INFER, PRESENCE, REPORTED
 from shared.wire import packed
-from tests.sim import Member, Network
+from simulation.network import Member, Network
 
 VITALS = Vitals(
     at_unix_s=0.0,

@@ -7,7 +7,7 @@ from cloud.registry.core import Registry
 from cloud.registry.events import BirthSeen, HeartbeatSeen, PresenceSeen, Remember, ReportedSeen
 from shared.core import Effect, Tick
 from shared.topics import BIRTH, HEARTBEAT, PRESENCE, REPORTED
-from tests.sim import Clock, Member, Network
+from simulation.network import Clock, Member, Network
 from tests.simulation.device import Device
 
 INTERVAL_S = 10.0

@@ -14,7 +14,7 @@ from shared.core import Effect, LinkDown, LinkUp, Tick
 from shared.messages import InferAsk, Reply, ReplyStatus
 from shared.topics import APP_INFER, APP_REPLY, BIRTH, DECLINED, HEARTBEAT, PRESENCE, REPLY, REPORTED
 from shared.wire import packed
-from tests.sim import Clock, Member, Network
+from simulation.network import Clock, Member, Network
 from tests.simulation.device import Device
 
 APP = "app"

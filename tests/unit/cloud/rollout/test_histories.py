@@ -141,6 +141,14 @@ class World:
         orders = self.retained.get(node)
         return {} if orders is None else {name: one.digest for name, one in orders.models.items()}
 
+    def fleet_is_told(self) -> dict[str, DesiredModels]:
+        """What is retained for the nodes of the fleet.
+
+        Not for those that were taken off the books: one that was while its orders were on their way to a disk
+        that did not answer hears of them only after a restart, when all that is stored is told.
+        """
+        return {node: orders for node, orders in self.retained.items() if node in self.labels}
+
     def naively(self, node: str) -> dict[str, str]:
         """Digest by model, from what the store holds: go through the rules in order, the last one wins."""
         models = {}
@@ -182,9 +190,9 @@ def test_every_history_ends_with_every_node_holding_what_the_rules_say(history):
     for node in world.labels:
         assert world.held(node) == world.naively(node), node
     world.restart(committed=False)
-    before = dict(world.retained)
+    before = world.fleet_is_told()
     world.settle()
-    assert world.retained == before, "a restart alone changes nothing"
+    assert world.fleet_is_told() == before, "a restart alone changes nothing"
 
 
 def stumble(world: World, chance: Random) -> None:

@@ -1,0 +1,1 @@
+"""A Flower application whose training is next to nothing."""

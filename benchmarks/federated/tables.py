@@ -1,0 +1,47 @@
+"""The figures of a run for a person."""
+
+from collections.abc import Sequence
+
+from rich.table import Table
+
+from benchmarks.federated.rows import Row
+
+
+def overhead_table(rows: Sequence[Row]) -> Table:
+    """One line for each system, engine and size; what failed says so."""
+    table = Table(title="a round that trains nothing (per device: bytes, memory)")
+    for name in ("system", "engine"):
+        table.add_column(name)
+    for name in (
+        "devices",
+        "parameters",
+        "round s",
+        "beyond training s",
+        "up KB",
+        "down KB",
+        "idle MiB",
+        "CPU s",
+    ):
+        table.add_column(name, justify="right")
+    for row in rows:
+        size = (row["system"], row["engine"], str(row["devices"]), f"{row['params']:,}")
+        table.add_row(*size, *(("failed",) if row["error"] else _figures(row)))
+    for row in rows:
+        if row["error"]:
+            table.caption = f"{table.caption or ''}{row['system']} {row['engine']}: {row['error'][:200]}\n"
+    return table
+
+
+def _figures(row: Row) -> tuple[str, ...]:
+    return (
+        _shown(row["round_s"], "{:.3f}"),
+        _shown(row["overhead_s"], "{:.3f}"),
+        _shown(row["bytes_up"], "{:.1f}", 1e-3),
+        _shown(row["bytes_down"], "{:.1f}", 1e-3),
+        _shown(row["idle_mib"], "{:.0f}"),
+        _shown(row["cpu_s"], "{:.2f}"),
+    )
+
+
+def _shown(figure: float | None, form: str, scale: float = 1.0) -> str:
+    return "" if figure is None else form.format(figure * scale)
