@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import gc
+import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Coroutine
@@ -15,15 +16,21 @@ from shared.config import Config
 from shared.errors import ConfigError, ShoalError
 
 EXIT_TROUBLE = 1
+_HEARD_BYTES = 4096
 
 
 def common_options(parser: argparse.ArgumentParser) -> None:
-    """``--config``, ``--log-level`` and ``--log-json``."""
+    """What all of them understand."""
     parser.add_argument("--config", "-c", type=Path, help="TOML file; SHOAL_<SECTION>_<KEY> overrides it")
     parser.add_argument(
         "--log-level", default="info", choices=("debug", "info", "warning", "error"), help="default: info"
     )
     parser.add_argument("--log-json", action="store_true", help="one JSON object a line")
+    parser.add_argument(
+        "--until-eof",
+        action="store_true",
+        help="end when standard input does, as it does when the program that holds its other end dies",
+    )
 
 
 def configured(arguments: argparse.Namespace, *overrides: dict[str, Any]) -> Config:
@@ -49,7 +56,7 @@ def main(arguments: argparse.Namespace, work: Callable[[], Coroutine[Any, Any, N
             # What was loaded lives as long as the process: keep it out of every collection to come.
             gc.collect()
             gc.freeze()
-            runner.run(work())
+            runner.run(_until_eof(work()) if arguments.until_eof else work())
     except ShoalError as error:
         sys.stderr.write(f"error: {error}\n")
         return EXIT_TROUBLE
@@ -61,6 +68,19 @@ def main(arguments: argparse.Namespace, work: Callable[[], Coroutine[Any, Any, N
         sys.stderr.writelines(f"error: {error}\n" for error in expected.exceptions)
         return EXIT_TROUBLE
     return 0
+
+
+async def _until_eof(work: Awaitable[None]) -> None:
+    """Turn the end of standard input into SIGTERM. A pipe's other end closes however its holder ends."""
+    loop, standard_input = asyncio.get_running_loop(), sys.stdin.fileno()
+
+    def heard() -> None:
+        if not os.read(standard_input, _HEARD_BYTES):
+            loop.remove_reader(standard_input)
+            signal.raise_signal(signal.SIGTERM)
+
+    loop.add_reader(standard_input, heard)
+    await work
 
 
 def fast_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:

@@ -40,7 +40,7 @@ class LocalProcess:
         with self.log.open("ab") as output:
             self._process = await asyncio.create_subprocess_exec(
                 *self.command,
-                stdin=asyncio.subprocess.DEVNULL,
+                stdin=asyncio.subprocess.PIPE,  # its end tells our processes that we are gone: --until-eof
                 stdout=output,
                 stderr=output,
                 start_new_session=True,  # Ctrl-C reaches us alone, and we stop them in order
@@ -98,7 +98,7 @@ class LocalFleet:
         logs.mkdir(exist_ok=True)
 
         def process(name: str, module: str, *options: str) -> LocalProcess:
-            command = (sys.executable, "-m", module, "--log-level", log_level, *options)
+            command = (sys.executable, "-m", module, "--until-eof", "--log-level", log_level, *options)
             return LocalProcess(name, command, logs / f"{name}.log")
 
         credentials = str(self.workspace.credentials_dir)

@@ -260,6 +260,17 @@ def test_an_interrupted_demo_leaves_nothing_behind(tmp_path: Path, number: signa
     assert left_in(tmp_path) == []
 
 
+def test_the_processes_of_a_killed_demo_end_by_themselves(tmp_path: Path) -> None:
+    command = [SHOAL, "demo", "--devices", "2", "--json"]
+    demo = subprocess.Popen(
+        command, cwd=tmp_path, env=clean_environ(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    until("its processes run", lambda: len(left_in(tmp_path)) >= 4)
+    demo.kill()
+    demo.wait()
+    until("they have seen that nobody holds them", lambda: left_in(tmp_path) == [])
+
+
 def test_the_demo_prints_one_json_object(tmp_path: Path) -> None:
     done = subprocess.run(
         [SHOAL, "demo", "--devices", "2", "--json"],
