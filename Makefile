@@ -5,6 +5,7 @@
 #   make check   style, types, rules, generated docs make docs        write the generated docs
 #   make up      a fleet that stays                  make bench, make soak
 #   make bench-wasm   the compiler against torch, onnxruntime and onnxruntime-web (node, npm)
+#   make bench-data   telemetry, stores, sync, residency; docs/benchmarks-data.md says what came out
 #   make bench-federated   learning together: aggregation, pFedMe, liars, Flower beside it (half an hour)
 #
 # PYTHON=python3.12 make ... chooses the interpreter of a new environment.
@@ -18,7 +19,7 @@ BENCH := $(VENV)/.for-benchmarking
 FLOWER := .venv-flower/.for-benchmarking
 WEB := benchmarks/wasm/node_modules/.package-lock.json
 
-.PHONY: help venv venv-dev demo up test test-long check docs bench bench-wasm bench-federated soak clean
+.PHONY: help venv venv-dev demo up test test-long check docs bench bench-wasm bench-federated bench-data soak clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p' Makefile | sed '1,2d;/^$$/q'
@@ -88,6 +89,10 @@ $(FLOWER): benchmarks/federated/flower/requirements.txt
 # make bench-federated BENCH_FEDERATED="--only aggregation robust"
 bench-federated: $(DEV) $(FLOWER)
 	$(BIN)/python -m benchmarks.federated $(BENCH_FEDERATED)
+
+# make bench-data BENCH_DATA="--only ingest desired"
+bench-data: $(DEV)
+	$(BIN)/python -m benchmarks.data $(BENCH_DATA)
 
 soak: $(DEV)
 	$(BIN)/python -m benchmarks.soak

@@ -18,6 +18,7 @@ class Goal:
     limit: float
     unit: str
     at_least: bool = False
+    part: str = ""  # of `python -m benchmarks.data`
 
     def met(self, figure: float) -> bool:
         """Whether the figure keeps the promise."""
@@ -206,4 +207,43 @@ WASM_GOALS = (
     Goal("mobilenet, compile on the device", lambda r: module_of(r, "mobilenet")["compile_ms"], 60, "ms"),
     Goal("mobilenet, cached start", lambda r: module_of(r, "mobilenet")["cached_start_ms"], 1, "ms"),
     Goal("interruption on against off, worst model", lambda r: max(interruptions(r)), 1.1, "x"),
+)
+
+
+# Telemetry, stores, sync, residency (`make bench-data`) ---------------------------------------------
+#
+# Each names its part, whose figures are under that name.
+
+DATA_GOALS = (
+    *(
+        Goal(
+            f"ingest to {store}, of 200 bytes, acknowledged after commit",
+            lambda r, store=store: r["ingest"][store]["per_s"],  # type: ignore[misc]
+            10_000,
+            "messages/s",
+            at_least=True,
+            part="ingest",
+        )
+        for store in ("sqlite", "postgresql")
+    ),
+    *(
+        Goal(
+            f"ingest to {store}, against a client that only decodes",
+            lambda r, store=store: r["ingest"][store]["ratio"],  # type: ignore[misc]
+            0.5,
+            "x",
+            at_least=True,
+            part="ingest",
+        )
+        for store in ("sqlite", "postgresql")
+    ),
+    Goal(
+        "desired state, durable before the acknowledgement",
+        lambda r: r["desired"]["per_s"],
+        800,
+        "updates/s",
+        at_least=True,
+        part="desired",
+    ),
+    Goal("desired state, p95", lambda r: r["desired"]["p95_ms"], 40, "ms", part="desired"),
 )

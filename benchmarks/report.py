@@ -1,6 +1,6 @@
 """The figures of a run against the goals: as a table on the terminal, and as the page docs/benchmarks.md."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from rich.table import Table
 
@@ -9,18 +9,18 @@ from benchmarks.goals import GOALS, Goal, Results
 BEGIN, END = "<!-- figures: begin (written by python -m benchmarks --docs) -->", "<!-- figures: end -->"
 
 
-def figures(results: Results) -> Iterator[tuple[Goal, float | None]]:
+def figures(results: Results, goals: Sequence[Goal] = GOALS) -> Iterator[tuple[Goal, float | None]]:
     """Each goal with its figure; None when its benchmark was not run or failed."""
-    for goal in GOALS:
+    for goal in goals:
         try:
             yield goal, float(goal.figure(results))
         except (KeyError, TypeError, StopIteration):
             yield goal, None
 
 
-def missed(results: Results) -> list[Goal]:
+def missed(results: Results, goals: Sequence[Goal] = GOALS) -> list[Goal]:
     """The goals that have a figure which is not good enough."""
-    return [goal for goal, figure in figures(results) if figure is not None and not goal.met(figure)]
+    return [goal for goal, figure in figures(results, goals) if figure is not None and not goal.met(figure)]
 
 
 def verdict(goal: Goal, figure: float | None) -> str:
@@ -28,16 +28,16 @@ def verdict(goal: Goal, figure: float | None) -> str:
     return "not measured" if figure is None else "met" if goal.met(figure) else "missed"
 
 
-def rows(results: Results) -> Iterator[tuple[str, str, str, str]]:
+def rows(results: Results, goals: Sequence[Goal] = GOALS) -> Iterator[tuple[str, str, str, str]]:
     """What, measured, goal, verdict."""
-    for goal, figure in figures(results):
+    for goal, figure in figures(results, goals):
         shown = "" if figure is None else f"{figure:,.0f}" if abs(figure) >= 100 else f"{figure:.2f}"
         yield goal.what, shown, goal.promise, verdict(goal, figure)
 
 
-def goals_table(results: Results) -> Table:
+def goals_table(results: Results, goals: Sequence[Goal] = GOALS) -> Table:
     table = Table("goal", "measured", "promised", "", title="goals")
-    for what, measured, promise, said in rows(results):
+    for what, measured, promise, said in rows(results, goals):
         colour = {"met": "green", "missed": "red"}.get(said, "yellow")
         table.add_row(what, measured, promise, f"[{colour}]{said}[/]")
     return table
