@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Engine, Table, and_, bindparam, delete, insert, select
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as NoConnection
 
@@ -22,6 +23,13 @@ class Database:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        # What the driver raises when it is used directly, past SQLAlchemy: for COPY.
+        self._driver_error: type[Exception] = engine.dialect.loaded_dbapi.Error
+
+    @property
+    def is_postgres(self) -> bool:
+        """Which of the two it is, for the few statements that differ."""
+        return self._engine.dialect.name == "postgresql"
 
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
@@ -31,6 +39,8 @@ class Database:
                 yield connection
         except DBAPIError as error:
             raise StoreFailed(f"the cloud's store failed: {error.orig}") from error
+        except (self._driver_error, OverflowError) as error:  # OverflowError: sqlite3, more than 64 bits
+            raise StoreFailed(f"the cloud's store failed: {error}") from error
         except NoConnection as error:
             raise StoreFailed(f"the cloud's store is overloaded: {error}") from error
 
@@ -49,11 +59,35 @@ def rows(connection: Connection, table: Table, *order: ColumnElement[Any]) -> li
     return [dict(row) for row in connection.execute(select(table).order_by(*order)).mappings()]
 
 
+def alone(connection: Connection, table: Table) -> None:
+    """From here to the end of the transaction nobody else writes the table, so what is read in it stays true.
+
+    In SQLite that is so from the transaction's begin.
+    """
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql(f"LOCK TABLE {table.name} IN SHARE ROW EXCLUSIVE MODE")
+
+
 def replace(connection: Connection, table: Table, key: tuple[str, ...], new: list[Row]) -> None:
-    """Delete and insert: the upsert that every database understands."""
+    """Put ``new`` in place of the rows with the same ``key`` columns; all rows have the same columns."""
+    if {column.name for column in table.primary_key} == set(key):
+        upsert(connection, table, new)
+        return
+    alone(connection, table)  # two that replace the same row would otherwise both insert theirs
     remove(connection, table, key, new)
     if new:
         connection.execute(insert(table), new)
+
+
+def upsert(connection: Connection, table: Table, new: list[Row], keep: tuple[str, ...] = ()) -> None:
+    """Insert; where the primary key is there, set every column that was given, except ``keep``."""
+    if not new:
+        return
+    build = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+    statement = build(table)
+    key = [column.name for column in table.primary_key]
+    news = {name: statement.excluded[name] for name in new[0] if name not in (*key, *keep)}
+    connection.execute(statement.on_conflict_do_update(index_elements=key, set_=news), new)
 
 
 def remove(connection: Connection, table: Table, key: tuple[str, ...], old: Iterable[Row]) -> None:

@@ -6,6 +6,11 @@ cut. (With NORMAL, WAL's usual companion, the last commits can be lost, and we a
 Python's driver would begin transactions by guessing at statements, and never for DDL. It is told not to, and
 every transaction begins with ``BEGIN IMMEDIATE``: the ones that read before they write can't fail half-way
 because another process wrote in between, and a migration happens as a whole or not at all.
+
+PostgreSQL is spoken to through psycopg. Every session asks for ``synchronous_commit``, whatever the server's
+default is, and has a limit on every wait: a lock, a statement, a peer that has silently gone, and ourselves
+where we would hold a lock for ever. A connection is tried before it is used, so that the first transaction
+after a restart of the server works. What reads before it writes calls :func:`cloud.store.database.alone`.
 """
 
 from pathlib import Path
@@ -14,12 +19,29 @@ from typing import Any
 from alembic import command
 from alembic.config import Config
 from alembic.util import CommandError
-from sqlalchemy import Connection, Engine, create_engine, event, make_url
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 
 from shared.errors import ConfigError
 
 BUSY_TIMEOUT_MS = 10_000
+STATEMENT_TIMEOUT_MS = 60_000
+_PSYCOPG = "postgresql+psycopg"
+_MIGRATION_LOCK = 0x53484F414C  # "SHOAL"; any number that is always the same
+_POSTGRES = {
+    "connect_timeout": 10,
+    "keepalives_idle": 30,
+    "keepalives_interval": 5,
+    "keepalives_count": 4,
+    "tcp_user_timeout": 30_000,  # ms that what was sent may stay unacknowledged
+    "application_name": "shoal",
+}
+_SESSION = {
+    "synchronous_commit": "on",
+    "lock_timeout": BUSY_TIMEOUT_MS,
+    "statement_timeout": STATEMENT_TIMEOUT_MS,
+    "idle_in_transaction_session_timeout": STATEMENT_TIMEOUT_MS,
+}
 
 
 def open_engine(url: str) -> Engine:
@@ -28,13 +50,15 @@ def open_engine(url: str) -> Engine:
     try:
         parsed = make_url(url)
         shown = parsed.render_as_string(hide_password=True)
-        if parsed.get_backend_name() == "sqlite":
-            engine = _sqlite(url, parsed.database)
-        else:
-            engine = create_engine(url, pool_pre_ping=True)
+        engine = connected(parsed)
         with engine.begin() as connection:
             migrate(connection)
-    except (ArgumentError, NoSuchModuleError, ImportError) as error:
+    except ImportError as error:
+        raise ConfigError(
+            f"cloud.store = {shown!r} needs a driver that is not installed ({error}); "
+            "pip install 'shoal[postgres]'"
+        ) from None
+    except (ArgumentError, NoSuchModuleError) as error:
         raise ConfigError(
             f"cloud.store = {shown!r} can't be used: {error}; write sqlite:///path or postgresql://"
         ) from None
@@ -48,15 +72,47 @@ def open_engine(url: str) -> Engine:
     return engine
 
 
-def migrate(connection: Connection) -> None:
-    """Bring the tables to the newest form, inside the caller's transaction. Nothing happens if they are."""
+def migrate(connection: Connection, revision: str = "head") -> None:
+    """Bring the tables up to a form, inside the caller's transaction. Nothing happens if they are."""
+    if connection.dialect.name == "postgresql":  # one process at a time, and as long as it takes
+        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_MIGRATION_LOCK})")
+        connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
+    command.upgrade(configuration(connection), revision)
+
+
+def configuration(connection: Connection | None = None) -> Config:
+    """What Alembic's commands need."""
     config = Config()
     config.set_main_option("script_location", "cloud.store:migrations")
     config.attributes["connection"] = connection
-    command.upgrade(config, "head")
+    return config
 
 
-def _sqlite(url: str, database: str | None) -> Engine:
+def connected(url: URL) -> Engine:
+    """An engine, set up; nothing is read or written yet."""
+    match url.get_backend_name():
+        case "sqlite":
+            return _sqlite(url, url.database)
+        case "postgresql":
+            return _postgres(url)
+    raise ArgumentError("only SQLite and PostgreSQL are supported")
+
+
+def _postgres(url: URL) -> Engine:
+    if url.drivername == "postgresql":
+        url = url.set(drivername=_PSYCOPG)
+    engine = create_engine(url, connect_args=_POSTGRES, pool_pre_ping=True)
+    event.listen(engine, "connect", _begin_session)
+    return engine
+
+
+def _begin_session(connection: Any, _: object) -> None:
+    for name, value in _SESSION.items():
+        connection.execute(f"SET {name} = '{value}'")
+    connection.commit()
+
+
+def _sqlite(url: URL, database: str | None) -> Engine:
     if not database or database == ":memory:":
         raise ArgumentError("the store must outlive the process")
     Path(database).parent.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -5,12 +5,12 @@ from dataclasses import asdict
 from pathlib import Path
 
 import msgspec
-from sqlalchemy import URL, insert, select, update
+from sqlalchemy import URL, select
 
 from cloud.artifacts.entry import Entry
 from cloud.rollout.events import NodeDesired
 from cloud.rollout.rules import Key, Rule
-from cloud.store.database import Database, remove, replace, rows
+from cloud.store.database import Database, alone, remove, replace, rows, upsert
 from cloud.store.engine import open_engine
 from cloud.store.rows import entry_of, entry_row, orders_of, orders_row, task_of, task_row
 from cloud.store.tables import DEPLOYMENTS, DESIRED, META, MODELS, NODES, TASKS
@@ -54,6 +54,7 @@ class Store:
         At least the clock's time, so that it still grows when the store was lost or restored from a backup.
         """
         with self._database.transaction() as connection:
+            alone(connection, META)
             last = connection.scalar(select(META.c.value).where(META.c.name == "term")) or 0
             term = max(last + 1, int(unix_s))
             replace(connection, META, ("name",), [{"name": "term", "value": term}])
@@ -68,11 +69,14 @@ class Store:
 
     def save_birth(self, node: str, birth: Birth, at_unix_s: float) -> None:
         """Add or replace; the day it was first seen stays what it was."""
-        news = {"last_epoch": birth.epoch, "birth": msgspec.msgpack.encode(birth)}
+        row = {
+            "node": node,
+            "first_seen_unix_s": at_unix_s,
+            "last_epoch": birth.epoch,
+            "birth": msgspec.msgpack.encode(birth),
+        }
         with self._database.transaction() as connection:
-            known = connection.execute(update(NODES).where(NODES.c.node == node).values(news))
-            if known.rowcount == 0:
-                connection.execute(insert(NODES).values(node=node, first_seen_unix_s=at_unix_s, **news))
+            upsert(connection, NODES, [row], keep=("first_seen_unix_s",))
 
     # Models -----------------------------------------------------------------------------------------
 

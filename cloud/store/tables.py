@@ -2,7 +2,12 @@
 
 A deployment's key is its number and not (model, target): a target may name a thousand nodes, more than a
 PostgreSQL index entry can hold.
+
+Ids fit in 64 characters everywhere, and that is checked before they come here. Texts that people or devices
+write are :class:`Words`.
 """
+
+from typing import Any
 
 from sqlalchemy import (
     JSON,
@@ -15,7 +20,20 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    TypeDecorator,
 )
+
+
+class Words(TypeDecorator[str]):
+    """Text without the one character that PostgreSQL can't hold: NUL becomes U+FFFD, in both databases."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, _: Any) -> str | None:
+        """What is written."""
+        return value if value is None else value.replace("\0", "\ufffd")
+
 
 METADATA = MetaData()
 
@@ -40,7 +58,7 @@ MODELS = Table(
     METADATA,
     Column("digest", String(64), primary_key=True),
     Column("name", String(64), nullable=False),
-    Column("version", Text, nullable=False),
+    Column("version", Words, nullable=False),
     Column("kind", String(16), nullable=False),
     Column("size_bytes", BigInteger, nullable=False),
     Column("created_at_unix_s", Double, nullable=False),
@@ -53,8 +71,8 @@ DEPLOYMENTS = Table(
     METADATA,
     Column("number", BigInteger, primary_key=True, autoincrement=False),
     Column("model", String(64), nullable=False),
-    Column("target", Text, nullable=False),
-    Column("version", Text, nullable=False),
+    Column("target", Words, nullable=False),
+    Column("version", Words, nullable=False),
     Column("digest", String(64), nullable=False),
     Column("created_at_unix_s", Double, nullable=False),
     Column("created_by", String(64), nullable=False),
@@ -78,6 +96,6 @@ TASKS = Table(
     Column("attempts", Integer, nullable=False),
     Column("node", String(64), nullable=False),
     Column("outputs", LargeBinary, nullable=False),
-    Column("code", Text, nullable=False),
-    Column("detail", Text, nullable=False),
+    Column("code", Words, nullable=False),
+    Column("detail", Words, nullable=False),
 )
