@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from shared.core import Core, Effect, Ignore, LinkDown, LinkUp, Publish
+from shared.core import Clear, Core, Effect, Ignore, LinkDown, LinkUp, Publish
 from shared.messages import Message
 from shared.topics import Address, Topic
 from shared.wire import decode, encode
@@ -50,10 +50,21 @@ class Clock:
 
 
 class Member:
-    """One program on the network: a core, what it subscribes to, and who performs its other effects."""
+    """One program on the network: a core, what it subscribes to, and who performs its other effects.
 
-    def __init__(self, net: "Network", name: str, core: Core[Any], perform: Perform) -> None:
+    ``now``: what its own clock shows; the network's where it has none.
+    """
+
+    def __init__(
+        self,
+        net: "Network",
+        name: str,
+        core: Core[Any],
+        perform: Perform,
+        now: Callable[[], float] | None = None,
+    ) -> None:
         self.net, self.name, self.core, self.perform = net, name, core, perform
+        self.now = now or (lambda: net.clock.now)
         self.up = False
         self.gone = False
         self.topics: list[tuple[Topic[Any], dict[str, str]]] = []
@@ -87,10 +98,12 @@ class Member:
         """Step the core and see to its effects."""
         if self.gone:
             return
-        for effect in self.core.step(event, self.net.clock.now):
+        for effect in self.core.step(event, self.now()):
             if type(effect) is Publish:
                 if self.up:
                     self.net.publish(effect.to, effect.message)
+            elif type(effect) is Clear:
+                self.net.retained.pop(effect.to.name, None)
             elif type(effect) is Ignore:
                 self.net.counts["ignored"] += 1
             else:
