@@ -1,0 +1,234 @@
+"""What data may be where, as a pure function of (policy, tag, place, action).
+
+    value ──labels of its fields──> label ─┐
+    key ──────[[data]] of the policy───────┴─> Tag ──decide(policy, tag, place, action)──> Decision
+                                                            ^
+                           where the node was enrolled ─────┘
+
+The order of the questions is the order of :func:`decide`: a tag, still valid, for this purpose, a region that
+the tag allows, no rule that forbids, one rule that permits. The first "no" is the answer, and no answer at
+all is "no". So a new forbid can only take nodes away, and a new permit never undoes a tag.
+
+A permit names the highest label that it covers, a forbid the lowest: a stricter label never opens a door. A
+node of which we know less than a rule asks is treated as the worse of the two: enrolled as ``eu``, it is hit
+by a forbid for ``eu/de`` and not helped by a permit for it; enrolled nowhere, every forbid with regions hits.
+
+Source: default deny and "forbid overrides permit" as in Cedar (Cutler et al., OOPSLA 2024).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+import msgspec
+
+from shared.tags import ANY, Label, Tag, touches, within
+
+RULES_MAX = 200
+REGIONS_MAX = 64  # of one tag or rule
+NAMES_MAX = 1000  # of any other list of a rule
+
+
+class Place(msgspec.Struct, frozen=True):
+    """A node and where it was enrolled; ``region`` empty: nobody said."""
+
+    node: str
+    region: str = ""
+
+
+class Kind(StrEnum):
+    """What the data is for the platform."""
+
+    DATA = "data"
+    MODEL = "model"
+    CONFIG = "config"
+    TELEMETRY = "telemetry"
+
+
+class Action(msgspec.Struct, frozen=True, kw_only=True):
+    """What is to happen: data of this key comes to a node, for a purpose, now."""
+
+    key: str
+    kind: Kind = Kind.DATA
+    purpose: str = "operation"
+    at_unix_s: float = 0.0
+
+
+class Why(StrEnum):
+    """Reason of a decision; the first question that was answered with no, or PERMITTED."""
+
+    PERMITTED = "permitted"
+    NO_TAG = "no-tag"
+    EXPIRED = "expired"
+    PURPOSE = "purpose"
+    OUTSIDE = "outside"
+    FORBIDDEN = "forbidden"
+    NO_PERMIT = "no-permit"
+    NO_POLICY = "no-policy"
+
+
+class Decision(msgspec.Struct, frozen=True):
+    """The answer. ``rule``: the name of the rule that decided, where one did. True when allowed."""
+
+    allow: bool
+    why: Why
+    rule: str = ""
+    policy: int = 0
+
+    def __bool__(self) -> bool:
+        return self.allow
+
+
+class Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A permit or a forbid. Everything that it names narrows it; what is empty does not ask.
+
+    ``label``: a permit covers it and all below, a forbid it and all above. ``regions``: of the node;
+    ``homes``: of the data; ``keys``: exact, or a prefix that ends in ``*``.
+    """
+
+    name: str
+    label: Label | None = None
+    regions: tuple[str, ...] = ()
+    homes: tuple[str, ...] = ()
+    nodes: tuple[str, ...] = ()
+    keys: tuple[str, ...] = ()
+    kinds: tuple[Kind, ...] = ()
+    purposes: tuple[str, ...] = ()
+
+
+class DataClass(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[[data]]``: which tag data with these keys gets. ``fields``: labels of single fields (``a.b`` for b
+    inside of a); the label of a value is the highest of those that it has, at least ``label``."""
+
+    keys: tuple[str, ...]
+    label: Label
+    home: str = ""
+    allowed: tuple[str, ...] = ()
+    purposes: tuple[str, ...] = (ANY,)
+    expires_at_unix_s: float = 0.0
+    fields: dict[str, Label] = {}
+
+
+class View(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[[view]]``: what of some data may be shown where the data itself may not.
+
+    ``prefix`` + key is the view's own key: a reduced copy never comes back as the original. ``drop``: fields
+    that are left out; ``pseudonym``: fields whose value becomes a keyed pseudonym, of label ``label_after``;
+    ``allowed``: where the view may be, beside the home.
+    """
+
+    keys: tuple[str, ...]
+    prefix: str
+    drop: tuple[str, ...] = ()
+    pseudonym: tuple[str, ...] = ()
+    label_after: Label = Label.INTERNAL
+    allowed: tuple[str, ...] = ()
+
+
+class PolicyText(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A policy as it is written and as it travels. ``regions``: the tree, each leaf or node as a path."""
+
+    version: int
+    regions: tuple[str, ...] = ()
+    data: tuple[DataClass, ...] = ()
+    permit: tuple[Rule, ...] = ()
+    forbid: tuple[Rule, ...] = ()
+    view: tuple[View, ...] = ()
+
+
+# Decisions ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """A :class:`PolicyText` made ready for questions: which rules concern data of a label."""
+
+    text: PolicyText
+    forbids: Mapping[Label, tuple[Rule, ...]]
+    permits: Mapping[Label, tuple[Rule, ...]]
+
+    @property
+    def version(self) -> int:
+        """Only grows; the same number is the same policy."""
+        return self.text.version
+
+
+def ready(text: PolicyText) -> Policy:
+    """Prepare a policy for :func:`decide`."""
+    return Policy(
+        text,
+        {at: tuple(r for r in text.forbid if r.label is None or at >= r.label) for at in Label},
+        {at: tuple(r for r in text.permit if r.label is None or at <= r.label) for at in Label},
+    )
+
+
+OPEN = ready(
+    PolicyText(
+        version=0,
+        data=(DataClass(keys=(ANY,), label=Label.PUBLIC, allowed=(ANY,)),),
+        permit=(Rule(name="no policy was written"),),
+    )
+)
+"""What holds where nobody wrote a policy: all data are public. Its decisions are logged like any other."""
+
+
+def decide(policy: Policy, tag: Tag | None, place: Place, action: Action) -> Decision:
+    """Whether data with this tag may come to this place. Depends on nothing but its arguments."""
+    why, rule = _judge(policy, tag, place, action)
+    return Decision(why is Why.PERMITTED, why, rule, policy.text.version)
+
+
+def _judge(policy: Policy, tag: Tag | None, place: Place, action: Action) -> tuple[Why, str]:
+    if tag is None:
+        return Why.NO_TAG, ""
+    refused = _refused_by_tag(tag, place, action)
+    if refused is not None:
+        return refused, ""
+    for rule in policy.forbids[tag.label]:
+        if _forbids(rule, tag, place) and _concerns(rule, place, action):
+            return Why.FORBIDDEN, rule.name
+    for rule in policy.permits[tag.label]:
+        if _permits(rule, tag, place) and _concerns(rule, place, action):
+            return Why.PERMITTED, rule.name
+    return Why.NO_PERMIT, ""
+
+
+def _refused_by_tag(tag: Tag, place: Place, action: Action) -> Why | None:
+    if tag.expires_at_unix_s and action.at_unix_s >= tag.expires_at_unix_s:
+        return Why.EXPIRED
+    if ANY not in tag.purposes and action.purpose not in tag.purposes:
+        return Why.PURPOSE
+    if within(place.region, tag.home) or any(within(place.region, one) for one in tag.allowed):
+        return None
+    return Why.OUTSIDE
+
+
+def _forbids(rule: Rule, tag: Tag, place: Place) -> bool:
+    """Where it can't be excluded that the rule is meant, it is."""
+    return (not rule.regions or any(touches(place.region, one) for one in rule.regions)) and (
+        not rule.homes or any(touches(tag.home, one) for one in rule.homes)
+    )
+
+
+def _permits(rule: Rule, tag: Tag, place: Place) -> bool:
+    """Only where it is certain that the rule is meant."""
+    return (not rule.regions or any(within(place.region, one) for one in rule.regions)) and (
+        not rule.homes or any(within(tag.home, one) for one in rule.homes)
+    )
+
+
+def _concerns(rule: Rule, place: Place, action: Action) -> bool:
+    """The parts of a rule that a permit and a forbid read alike."""
+    return (
+        (not rule.nodes or place.node in rule.nodes)
+        and (not rule.kinds or action.kind in rule.kinds)
+        and (not rule.purposes or action.purpose in rule.purposes)
+        and (not rule.keys or matches_any(action.key, rule.keys))
+    )
+
+
+def matches_any(key: str, patterns: tuple[str, ...]) -> bool:
+    """Whether a pattern is the key, or ends in ``*`` and begins it."""
+    return any(
+        key.startswith(pattern[:-1]) if pattern.endswith(ANY) else key == pattern for pattern in patterns
+    )
