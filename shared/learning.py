@@ -117,7 +117,7 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
     ``strategy``: a name in ``cloud/federated/strategies.py``; ``options``: its numbers. ``clients``: how many
     updates close a round (K); ``clients * over_select`` are asked; ``quorum``: K_min at the deadline.
     ``clip``: the largest |delta| of one coordinate. ``version_name``: the model that the result is a
-    version of.
+    version of. ``gateways``: nodes that may answer for many devices with one exact sum.
     """
 
     job: str
@@ -140,6 +140,7 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
     samples_max: int = 1_000_000
     evaluate_every: int = 1  # 0: never; held-out examples of devices decide
     evaluators: int = 0  # 0: the whole cohort
+    gateways: tuple[str, ...] = ()
     serve: str = ""
     version_name: str = ""
     seed: int = 0

@@ -6,7 +6,7 @@
 
 The stages, each a file: ``frontend`` (torch.export) and ``aten`` (operator table) -> ``ir`` and ``ops`` (the
 graph, its meaning) -> ``passes`` -> ``plan`` (addresses) -> ``backend`` and ``kernels`` (WebAssembly text).
-``compile`` runs them; ``parameters`` and ``runner`` write and run the result.
+``compile`` runs them into a package (parameters: ``shared.parameters``); ``runner`` runs the result.
 
 Invariants: only ``frontend`` imports torch. A module imports nothing, its memory never grows, and its bytes
 depend on shapes only. The same model gives the same bytes.

@@ -13,10 +13,10 @@ from cloud.compiler.backend import Module, build_module
 from cloud.compiler.cost import flops, operator_counts
 from cloud.compiler.errors import CompileError
 from cloud.compiler.ir import Graph
-from cloud.compiler.parameters import F32Array, encode_parameters
 from cloud.compiler.passes import Precision, optimise
 from cloud.compiler.runner import Runner
 from shared.package import ModuleKind, Package, PackageInfo, pack
+from shared.parameters import F32Array, encode_parameters
 
 if TYPE_CHECKING:
     import torch

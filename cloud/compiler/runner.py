@@ -13,11 +13,11 @@ import numpy.typing as npt
 import wasmtime
 
 from cloud.compiler.ir import NUMPY
-from cloud.compiler.parameters import F32Array, decode_parameters
 from cloud.compiler.rawcall import bind
 from shared.abi import Abi, Tensor, read_abi
 from shared.errors import Unreadable
 from shared.package import Package
+from shared.parameters import F32Array, decode_parameters
 
 AnyArray = npt.NDArray[Any]
 

@@ -27,12 +27,12 @@ from cloud.compiler.ir import Graph, Parameter, Update, Value
 from cloud.compiler.losses import LOSSES, Loss
 from cloud.compiler.ops.movement import Cast
 from cloud.compiler.optimisers import Optimiser, Sgd, optimiser_of
-from cloud.compiler.parameters import F32Array, encode_parameters
 from cloud.compiler.passes import Precision, optimise
 from cloud.compiler.reader import Reader, dtype_of
 from cloud.compiler.tracing import mode, trace
 from cloud.compiler.trainer import Trainer
 from shared.package import ModuleKind, Package, PackageInfo, pack
+from shared.parameters import F32Array, encode_parameters
 
 
 @dataclass(frozen=True, slots=True)

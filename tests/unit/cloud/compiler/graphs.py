@@ -13,10 +13,10 @@ from cloud.compiler.ir import NUMPY, Array, Graph, Node, Op, Parameter, Value, e
 from cloud.compiler.ops.contract import MatMul
 from cloud.compiler.ops.movement import Reshape
 from cloud.compiler.ops.pointwise import Pointwise
-from cloud.compiler.parameters import encode_parameters
 from cloud.compiler.passes import Precision, optimise
 from cloud.compiler.runner import Runner
 from shared.package import Package, PackageInfo
+from shared.parameters import encode_parameters
 
 RELU = call(Fn.RELU, Arg(0))
 ADD = call(Fn.ADD, Arg(0), Arg(1))

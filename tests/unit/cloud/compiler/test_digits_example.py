@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from cloud.compiler import Runner
-from cloud.compiler.parameters import decode_parameters
 from cloud.compiler.trainer import Trainer
 from examples.digits import build as recipe
 from examples.digits.shards import deal, write_shards
 from shared.learning import JobSpec
 from shared.package import unpack
+from shared.parameters import decode_parameters
 
 FOLDER = Path(recipe.__file__).parent
 

@@ -16,13 +16,13 @@ from cloud.artifacts.blobs import BlobFolder
 from cloud.artifacts.keys import public_hex, signed, signing_key
 from cloud.artifacts.sender import Known, Sender
 from cloud.artifacts.service import sender_service
-from cloud.compiler.parameters import decode_parameters
 from examples.digits.shards import HERE, write_shards
 from shared import learning as fl
 from shared.artifacts import make_manifest
 from shared.codecs import decode, encode
 from shared.config import BrokerSection
 from shared.package import ModuleKind, unpack
+from shared.parameters import decode_parameters
 from shared.topics import LEARNER, MANIFEST, RECEIPT, ROUND, UPDATE
 from shared.vectors import Layout, Vector, VectorFile, check_of, pack_vector
 from shared.wire import decode as read

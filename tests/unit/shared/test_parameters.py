@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cloud.compiler.parameters import decode_parameters, encode_parameters
 from shared.errors import Unreadable
+from shared.parameters import decode_parameters, encode_parameters
 
 SHAPES = st.lists(st.integers(1, 5), max_size=3).map(tuple)
 
