@@ -19,6 +19,7 @@ import msgspec
 from broker.ask import Asker
 from broker.bus import Bus
 from broker.connect import open_bus
+from cloud.learning.client import LearningClient
 from shared.config import Config, broker_address
 from shared.deploys import DeployResult
 from shared.errors import Unavailable
@@ -63,6 +64,7 @@ class Fleet:
         self.bus, self.app, self.budget_s = bus, app, budget_s
         self._asker = Asker(bus, app, secrets.token_hex(4))
         self._infer_at = APP_INFER.at(app=app)
+        self.learning = LearningClient(bus, app, self._asker, lambda: self.budget_s)
 
     def close(self) -> None:
         """Stop listening for replies."""

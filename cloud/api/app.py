@@ -1,11 +1,12 @@
 """The application: routers, errors, OpenAPI at /docs, metrics at /metrics."""
 
+import asyncio
 from importlib.metadata import version
 
 from fastapi import FastAPI
 
 from broker.service import Service
-from cloud.api import health, inference, models, nodes, pages, problems, schema, tasks
+from cloud.api import federated, health, inference, models, nodes, pages, problems, schema, tasks
 from cloud.client import Fleet
 from cloud.tasks.core import Event
 
@@ -31,7 +32,15 @@ def create_app(
     )
     app.state.fleet, app.state.upload_bytes_max = fleet, upload_bytes_max
     app.state.tasks, app.state.waiters = service, waiters
-    routers = (nodes.router, models.router, inference.router, tasks.router, health.router)
+    app.state.streams = asyncio.Semaphore(federated.STREAMS_MAX)
+    routers = (
+        nodes.router,
+        models.router,
+        inference.router,
+        tasks.router,
+        federated.router,
+        health.router,
+    )
     for router in routers:
         app.include_router(router)
     problems.install(app)

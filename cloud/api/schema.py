@@ -32,10 +32,16 @@ class Schema(dict[str, Any]):
         self.of = of
 
 
-def returns(of: Any, status: int = 200, description: str = "Success") -> dict[int | str, dict[str, Any]]:
-    """For a route's ``responses=``: the type of a success, and problem details for the rest."""
+def returns(
+    of: Any, status: int = 200, description: str = "Success", also: Sequence[str] = ()
+) -> dict[int | str, dict[str, Any]]:
+    """For a route's ``responses=``: the type of a success, and problem details for the rest.
+
+    ``also``: media types in which the same may come.
+    """
+    content: dict[str, Any] = {JSON: {"schema": Schema(of)}, **{kind: {} for kind in also}}
     return {
-        status: {"description": description, "content": {JSON: {"schema": Schema(of)}}},
+        status: {"description": description, "content": content},
         "4XX": {"description": "Refused", "content": {PROBLEM_JSON: {"schema": Schema(Problem)}}},
         "5XX": {"description": "Not now", "content": {PROBLEM_JSON: {"schema": Schema(Problem)}}},
     }

@@ -21,6 +21,7 @@ from shared.views import (
     NodeView,
     Overview,
 )
+from tests.unit.cloud.learning.fake import FakeLearning
 
 CAPABILITIES = Capabilities(
     cores=4,
@@ -64,6 +65,7 @@ class FakeFleet:
         self.catalog: list[ModelView] = []
         self.asked: list[dict[str, Any]] = []
         self.hold: Callable[[], Any] | None = None
+        self.learning = FakeLearning()
 
     def close(self) -> None:
         pass
