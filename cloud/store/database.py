@@ -13,6 +13,11 @@ from shared.errors import Unavailable
 
 Row = dict[str, Any]
 
+_SNAPSHOT: dict[str, dict[str, Any]] = {
+    "sqlite": {"read_only": True},  # ours: see cloud.store.engine
+    "postgresql": {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True},
+}
+
 
 class StoreFailed(Unavailable):
     """The database refused: full, locked or unreachable. Nothing of the transaction is known to be stored."""
@@ -34,9 +39,23 @@ class Database:
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
         """All or nothing; durable when the block has ended. Raises :class:`StoreFailed`."""
+        with self._typed_errors(), self._engine.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def snapshot(self) -> Iterator[Connection]:
+        """Everything read inside is of one moment. Blocks no writer, and is not blocked by one."""
+        with (
+            self._typed_errors(),
+            self._engine.connect() as connection,
+            connection.execution_options(**_SNAPSHOT[connection.dialect.name]).begin(),
+        ):
+            yield connection
+
+    @contextmanager
+    def _typed_errors(self) -> Iterator[None]:
         try:
-            with self._engine.begin() as connection:
-                yield connection
+            yield
         except DBAPIError as error:
             raise StoreFailed(f"the cloud's store failed: {error.orig}") from error
         except (self._driver_error, OverflowError) as error:  # OverflowError: sqlite3, more than 64 bits
@@ -46,7 +65,7 @@ class Database:
 
     def rows(self, table: Table, *order: ColumnElement[Any]) -> list[Row]:
         """The whole table."""
-        with self.transaction() as connection:
+        with self.snapshot() as connection:
             return rows(connection, table, *order)
 
     def close(self) -> None:

@@ -14,6 +14,7 @@ from cloud.store.database import Database, alone, remove, replace, rows, upsert
 from cloud.store.engine import open_engine
 from cloud.store.rows import entry_of, entry_row, orders_of, orders_row, task_of, task_row
 from cloud.store.tables import DEPLOYMENTS, DESIRED, META, MODELS, NODES, TASKS
+from cloud.store.telemetry import SqlTelemetry
 from cloud.tasks.core import Task
 from shared.messages import Birth
 
@@ -25,11 +26,13 @@ class Store:
     number of threads may. All raise :class:`StoreFailed`. A write that failed may be repeated: all are
     idempotent except :meth:`next_term`, where a repeat skips a number.
 
-    It is what the capabilities call ``NodeStore``, ``CatalogStore``, ``RolloutStore`` and ``TaskStore``.
+    It is what the capabilities call ``NodeStore``, ``CatalogStore``, ``RolloutStore`` and ``TaskStore``;
+    ``telemetry`` is the ``TelemetryStore``.
     """
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self.telemetry = SqlTelemetry(database)
 
     @classmethod
     def open(cls, url: str) -> "Store":
@@ -93,7 +96,7 @@ class Store:
 
     def load_rollout(self) -> tuple[tuple[Rule, ...], tuple[NodeDesired, ...]]:
         """All rules, oldest first, and the orders of every node, both of one moment."""
-        with self._database.transaction() as connection:
+        with self._database.snapshot() as connection:
             rules = rows(connection, DEPLOYMENTS, DEPLOYMENTS.c.number)
             orders = rows(connection, DESIRED, DESIRED.c.node)
         return tuple(Rule(**row) for row in rules), tuple(map(orders_of, orders))

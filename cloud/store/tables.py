@@ -17,6 +17,7 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     MetaData,
+    SmallInteger,
     String,
     Table,
     Text,
@@ -36,6 +37,10 @@ class Words(TypeDecorator[str]):
 
 
 METADATA = MetaData()
+
+# Sorted as Python and SQLite sort, whatever language PostgreSQL was set up with: pages rely on it.
+ID = String(64).with_variant(String(64, collation="C"), "postgresql")
+NUMBER = BigInteger().with_variant(Integer, "sqlite")  # the only spelling that SQLite counts up by itself
 
 META = Table(
     "meta",
@@ -98,4 +103,56 @@ TASKS = Table(
     Column("outputs", LargeBinary, nullable=False),
     Column("code", Words, nullable=False),
     Column("detail", Words, nullable=False),
+)
+
+# Telemetry: see cloud.store.telemetry.
+
+POSITIONS = Table(
+    "telemetry_positions",
+    METADATA,
+    Column("node", ID, primary_key=True),
+    Column("epoch", BigInteger, primary_key=True, autoincrement=False),
+    Column("stream", ID, primary_key=True),
+    Column("settled", BigInteger, nullable=False),
+    Column("ahead", LargeBinary, nullable=False),
+    Column("produced", BigInteger, nullable=False),
+    Column("stored", BigInteger, nullable=False),
+    Column("dropped", BigInteger, nullable=False),
+    Column("lost", BigInteger, nullable=False),
+    Column("dead", BigInteger, nullable=False),
+    Column("duplicates", BigInteger, nullable=False),
+    Column("grade", String(16), nullable=False),
+    Column("first_at_unix_s", Double, nullable=False),
+    Column("last_at_unix_s", Double, nullable=False),
+    Column("held_chunks", BigInteger, nullable=False),
+    Column("held_samples", BigInteger, nullable=False),
+)
+
+CHUNKS = Table(
+    "telemetry_chunks",
+    METADATA,
+    Column("node", ID, primary_key=True),
+    Column("stream", ID, primary_key=True),
+    Column("wide", SmallInteger, primary_key=True, autoincrement=False),
+    Column("at_min_unix_s", Double, primary_key=True),
+    Column("epoch", BigInteger, primary_key=True, autoincrement=False),
+    Column("first_sequence", BigInteger, primary_key=True, autoincrement=False),
+    Column("end_sequence", BigInteger, nullable=False),
+    Column("at_max_unix_s", Double, nullable=False),
+    Column("samples", LargeBinary, nullable=False),
+)
+
+LETTERS = Table(
+    "telemetry_letters",
+    METADATA,
+    Column("number", NUMBER, primary_key=True),
+    Column("node", ID, nullable=False),
+    Column("stream", ID, nullable=False),
+    Column("epoch", BigInteger, nullable=False),
+    Column("first_sequence", BigInteger, nullable=False),
+    Column("end_sequence", BigInteger, nullable=False),
+    Column("reason", Words, nullable=False),
+    Column("payload", LargeBinary, nullable=False),
+    Column("at_unix_s", Double, nullable=False),
+    sqlite_autoincrement=True,
 )
