@@ -208,6 +208,8 @@ def _surplus(found: Iterable[Chunk], before_unix_s: float, over: int) -> Iterato
         if chunk.at_max_unix_s < before_unix_s or count <= over:
             yield chunk
             over -= count
+        else:
+            over = 0  # what is newer than a chunk that is only partly over is not over at all
 
 
 def _forget(connection: Connection, gone: Sequence[Chunk]) -> None:

@@ -74,6 +74,8 @@ class MemoryTelemetry:
             if chunk.at_max_unix_s < before_unix_s or count <= over:
                 gone.append(chunk)
                 over -= count
+            else:
+                over = 0  # what is newer than a chunk that is only partly over is not over at all
         for chunk in gone[:chunks_max]:
             del self._chunks[chunk.key, chunk.first]
         return len(gone[:chunks_max])

@@ -77,8 +77,8 @@ def took(telemetry, step):
     match step:
         case "ingest", items:
             return telemetry.ingest(items)
-        case "trim", node, before, most:
-            return telemetry.trim(node, "s", before, most)
+        case "trim", node, before, most, *at_once:
+            return telemetry.trim(node, "s", before, most, *at_once)
         case "trim_letters", keep, limit:
             return telemetry.trim_letters(keep, limit)
         case "retire", before, limit:
@@ -110,6 +110,48 @@ def test_any_history_leaves_what_it_leaves_in_memory(store, story):
         assert took(real, step) == took(fake, step)
     assert seen(real) == seen(fake)
     assert all(map(exact, real.ledger()))
+
+
+boots = st.lists(  # batches of two boots of one device that follow each other, as they nearly always do
+    st.tuples(st.sampled_from([5, 6]), st.integers(1, 4), st.sampled_from([0.0, 1e4])), min_size=2, max_size=9
+)
+retention = st.lists(
+    st.one_of(
+        st.tuples(
+            st.just("trim"),
+            st.just("a"),
+            st.sampled_from([0.0, 1004.0, 9e9]),
+            st.integers(0, 12),
+            st.integers(1, 4),
+        ),
+        st.tuples(st.just("retire"), st.sampled_from([51.0, 9e9]), st.integers(1, 3)),
+    ),
+    min_size=1,
+    max_size=8,
+)
+
+
+def following(arrivals):
+    ends = {5: 0, 6: 0}
+    for epoch, count, span in arrivals:
+        yield batch(ends[epoch], count, StreamKey("a", epoch, "s"), span=span)
+        ends[epoch] += count
+
+
+@settings(
+    max_examples=60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    derandomize=True,
+)
+@given(arrivals=boots, steps=retention)
+def test_retention_takes_what_it_takes_in_memory(store, arrivals, steps):
+    real, fake = emptied(store), MemoryTelemetry()
+    items = list(following(arrivals))
+    assert real.ingest(items) == fake.ingest(items)
+    for step in steps:
+        assert took(real, step) == took(fake, step)
+        assert seen(real) == seen(fake)
 
 
 # One by one -----------------------------------------------------------------------------------------
