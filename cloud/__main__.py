@@ -39,6 +39,8 @@ from cloud.rollout.service import rollout
 from cloud.store.store import Store
 from cloud.tasks.core import Restored, Tasks
 from cloud.tasks.service import tasks_service
+from cloud.telemetry.core import Ingest
+from cloud.telemetry.service import IngestWorker
 from shared.config import Config
 from shared.messages import CloudPresence
 from shared.topics import CLOUD
@@ -120,6 +122,7 @@ class Cloud:
         self.registry = registry_service(registry, self.bus, store, self._node_changed)
         self.operator = operator_service(Operator(readers.table(), readers.epoch_of), self.bus)
         self.catalog = catalog_service(catalog, self.bus, blobs, store, key, self._model_added)
+        self.ingest = IngestWorker(Ingest(), self.bus, store.telemetry, group=group_of(config, store))
         self.bus.watch_link(lambda link: self._announce(online=True) if link.up else None)
         self.store, self.stopped = store, asyncio.Event()
 
@@ -129,7 +132,13 @@ class Cloud:
         buses = [asyncio.create_task(self.bus.run(), name="bus")]
         services = (self.registry, self.balancer, self.rollout, self.sender, self.operator, self.catalog)
         try:
-            await until(self.stopped, self._repeat(), self._api(), *(service.run() for service in services))
+            await until(
+                self.stopped,
+                self._repeat(),
+                self._api(),
+                self.ingest.run(),
+                *(service.run() for service in services),
+            )
             self._announce(online=False)
             with suppress(TimeoutError):
                 async with asyncio.timeout(GOODBYE_S_MAX):
@@ -183,6 +192,11 @@ class Cloud:
         manifest = entry.manifest
         self.rollout.feed(ModelAdded(manifest.name, manifest.version, manifest.digest))
         self.sender.feed(sender.Known.of(manifest))
+
+
+def group_of(config: Config, store: Store) -> str:
+    """The secret name that the workers of this fleet share; empty on MQTT 3.1.1, which knows no groups."""
+    return store.telemetry.telemetry_group() if config.broker.protocol >= 5 else ""
 
 
 if __name__ == "__main__":

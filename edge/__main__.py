@@ -30,8 +30,9 @@ from edge.inference.core import DrainStarted, Inference, LoadChanged, ModelsChan
 from edge.inference.service import LocalClients, inference_service
 from edge.runtime import Limits, ModuleHost, measure
 from edge.store.state import DeviceState
+from edge.telemetry.core import Limits as TelemetryLimits
 from edge.telemetry.core import Telemetry
-from edge.telemetry.service import telemetry_service
+from edge.telemetry.service import Streams
 from edge.training import events as training
 from edge.training.core import Limits as TrainingLimits
 from edge.training.core import Training
@@ -46,7 +47,7 @@ from shared.config import Config, DeviceSection, TrainingSection
 from shared.errors import ConfigError
 from shared.ids import is_id
 from shared.learning import Power
-from shared.messages import Capabilities, Reply, Sample
+from shared.messages import Capabilities, Grade, Reply, Sample
 from shared.tensors import unpack_inputs
 
 log = logging.getLogger(__name__)
@@ -145,10 +146,12 @@ class Boot:
             self.local,
             self._load_changed,
         )
-        self.telemetry = telemetry_service(
-            Telemetry(node, self.epoch, interval_s=device.telemetry_s, linger_s=device.telemetry_s),
+        self.telemetry = Streams(
+            _telemetry(config, self.epoch),
             self.bus,
             self._sample,
+            data / "telemetry",
+            lambda what: self.agent.feed(TroubleSeen(what)),
         )
         self.models = models_service(
             Models(node, self.epoch, random.random),
@@ -177,12 +180,13 @@ class Boot:
             what = f"crash loop: {boots} short boots in a row; models wait until told, nothing is trained"
             log.error("%s", what)
             self.agent.feed(TroubleSeen(what))
-        services: list[Service[Any]] = [self.agent, self.inference, self.telemetry, self.models]
+        services: list[Service[Any]] = [self.agent, self.inference, self.models]
         services += [self.training] if self.training else []
         bus = asyncio.create_task(self.bus.run(), name="bus")
         try:
             async with serve_locally(self.data, self._answer_locally):
-                await until(self.stopped, self._settle(), *(service.run() for service in services))
+                running = (self._settle(), self.telemetry.run(), *(service.run() for service in services))
+                await until(self.stopped, *running)
             await asyncio.to_thread(self.state.settle)  # told to stop: no crash, however short it was
             with suppress(TimeoutError):
                 async with asyncio.timeout(GOODBYE_S_MAX):
@@ -297,6 +301,18 @@ def _agent(device: DeviceSection, epoch: int) -> Agent:
         labels=device.labels,
         slots=device.slots,
         heartbeat_s=device.heartbeat_s,
+    )
+
+
+def _telemetry(config: Config, epoch: int) -> Telemetry:
+    device, section = config.device, config.telemetry
+    return Telemetry(
+        device.node,
+        epoch,
+        random.Random(),
+        grades={stream: Grade(grade) for stream, grade in section.grades.items()},
+        interval_s=device.telemetry_s,
+        limits=TelemetryLimits(linger_s=section.linger_s, bytes_max=section.bytes_max),
     )
 
 

@@ -17,7 +17,8 @@ from shared.ids import is_id
 C = TypeVar("C")
 
 _PREFIX = "SHOAL_"
-_MAPS = ("labels", "sources")  # replaced as a whole, and written name=value,name=value in the environment
+# Replaced as a whole, and written name=value,name=value in the environment.
+_MAPS = ("labels", "sources", "grades")
 _PORTS = {"mqtt": 1883, "mqtts": 8883, "ws": 9001, "wss": 9443}
 
 
@@ -120,6 +121,18 @@ class TrainingSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     hours: str = ""
 
 
+class TelemetrySection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Telemetry on a device. ``grades``: stream -> critical, normal (where nothing is said) or bulk.
+
+    ``bytes_max``: room on the disk for what waits to be acknowledged; beyond it the oldest of the lowest
+    grade is dropped and reported. ``linger_s``: how long a sample waits for company (critical: not at all).
+    """
+
+    grades: dict[str, Literal["critical", "normal", "bulk"]] = {}
+    bytes_max: int = 64 << 20
+    linger_s: float = 1.0
+
+
 class BalancerSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Seed weights of the score: how much each kind of evidence counts. 1 is the measured value itself."""
 
@@ -155,6 +168,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     cloud: CloudSection = CloudSection()
     balancer: BalancerSection = BalancerSection()
     training: TrainingSection = TrainingSection()
+    telemetry: TelemetrySection = TelemetrySection()
 
 
 def parse(toml: str, environ: Mapping[str, str], *overrides: Mapping[str, Any]) -> Config:

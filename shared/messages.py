@@ -97,6 +97,56 @@ class TelemetryBatch(Message, frozen=True, kw_only=True):
     samples: tuple[Sample, ...]
 
 
+class Grade(StrEnum):
+    """A device's class of a stream: when room is short, bulk is dropped first and critical last."""
+
+    CRITICAL = "critical"
+    NORMAL = "normal"
+    BULK = "bulk"
+
+
+class StreamReport(msgspec.Struct, frozen=True, kw_only=True):
+    """One stream of one boot, as the device knows it. Ranges are half-open and not settled yet.
+
+    ``produced``: samples made durable so far; ``dropped``: gave way to others when room was short;
+    ``lost``: damaged on the disk, or no longer known here.
+    """
+
+    epoch: int
+    stream: str
+    produced: int
+    grade: Grade = Grade.NORMAL
+    dropped: tuple[tuple[int, int], ...] = ()
+    lost: tuple[tuple[int, int], ...] = ()
+
+
+class StreamsReport(Message, frozen=True, kw_only=True):
+    """What a device holds for the cloud, said again until acknowledged. ``epoch``: the boot that speaks."""
+
+    epoch: int
+    streams: tuple[StreamReport, ...]
+
+
+class StreamAck(msgspec.Struct, frozen=True, kw_only=True):
+    """Every sample below ``until`` is settled in the cloud's store, and those in ``ahead``.
+
+    ``missing``: gaps that are asked for.
+    """
+
+    epoch: int
+    stream: str
+    until: int
+    ahead: tuple[tuple[int, int], ...] = ()
+    missing: tuple[tuple[int, int], ...] = ()
+
+
+class TelemetryAck(Message, frozen=True, kw_only=True):
+    """Cumulative, after the commit. ``window``: samples that the device may have under way, in all."""
+
+    window: int
+    streams: tuple[StreamAck, ...] = ()
+
+
 # Desired and reported state -------------------------------------------------------------------------
 
 

@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Generic, TypeVar
 
+from shared import audit
 from shared import learning as fl
 from shared import messages as m
+from shared import sync as s
 from shared.ids import checked_id, is_id
 
 M = TypeVar("M", bound=m.Message)
@@ -59,6 +61,7 @@ class Topic(Generic[M]):
     expiry_s: int | None = None
     bytes_max: int = 64 * KIB
     note: str = ""
+    reserved: frozenset[str] = frozenset()  # what may not stand in a hole: it belongs to another topic
 
     @property
     def filter(self) -> str:
@@ -92,7 +95,7 @@ class Topic(Generic[M]):
             return None
         found = {}
         for level, value in zip(ours, theirs, strict=True):
-            if _is_hole(level) and is_id(value):
+            if _is_hole(level) and is_id(value) and value not in self.reserved:
                 found[level[1:-1]] = value
             elif level != value:
                 return None
@@ -138,6 +141,15 @@ TELEMETRY = Topic(
     bytes_max=256 * KIB,
     note="JSON is read too",
 )
+STREAMS = Topic(
+    "node/{node}/up/streams",
+    m.StreamsReport,
+    _D,
+    qos=1,
+    expiry_s=3600,
+    bytes_max=256 * KIB,
+    note="what telemetry it holds, dropped or lost; repeated",
+)
 REPORTED = Topic(
     "node/{node}/up/reported/models", m.ReportedModels, _D, qos=1, retain=True, bytes_max=256 * KIB
 )
@@ -180,6 +192,45 @@ UPDATE = Topic(
     note="a part; sent again until its receipt came",
 )
 
+SYNC_UP = Topic(
+    "node/{node}/up/sync",
+    s.SyncMessage,
+    _D,
+    qos=1,
+    expiry_s=600,
+    bytes_max=CHUNK_BYTES,
+    note="push, ack, digest, tree, pull, offer, call: see docs/sync.md",
+)
+REPORTED_KEY = Topic(
+    "node/{node}/up/reported/{key}",
+    s.Setting,
+    _D,
+    qos=1,
+    retain=True,
+    bytes_max=CHUNK_BYTES,
+    note="one key of configuration as it is on the device",
+    reserved=frozenset({"models"}),
+)
+
+WITNESS = Topic(
+    "node/{node}/up/witness",
+    audit.Witness,
+    _D,
+    qos=1,
+    retain=True,
+    bytes_max=4 * KIB,
+    note="the newest head of the audit log that it has checked",
+)
+DECISIONS = Topic(
+    "node/{node}/up/decisions",
+    audit.Decisions,
+    _D,
+    qos=1,
+    expiry_s=3600,
+    bytes_max=128 * KIB,
+    note="what it decided about tagged data, for the audit log",
+)
+
 DESIRED = Topic(
     "node/{node}/down/desired/models", m.DesiredModels, _C, qos=1, retain=True, bytes_max=256 * KIB
 )
@@ -192,13 +243,71 @@ INFER = Topic(
     bytes_max=MIB + KIB,
     note="expiry: the budget left",
 )
+ACK = Topic(
+    "node/{node}/down/ack",
+    m.TelemetryAck,
+    _C,
+    qos=1,
+    expiry_s=60,
+    note="telemetry that is durable, and how much may follow",
+)
+PLACE = Topic(
+    "node/{node}/down/place",
+    audit.PlaceFact,
+    _C,
+    qos=1,
+    retain=True,
+    bytes_max=4 * KIB,
+    note="the region it was enrolled in",
+)
+PROOF = Topic(
+    "node/{node}/down/proof",
+    audit.Proof,
+    _C,
+    qos=1,
+    expiry_s=60,
+    bytes_max=8 * KIB,
+    note="for a witness that is behind",
+)
 COMMAND = Topic("node/{node}/down/command/{verb}", m.Command, _C, qos=1, expiry_s=60, bytes_max=8 * KIB)
 RECEIPT = Topic("node/{node}/down/receipt/{job}", fl.Receipt, _C, qos=1, expiry_s=600, bytes_max=4 * KIB)
+
+SYNC_DOWN = Topic(
+    "node/{node}/down/sync",
+    s.SyncMessage,
+    _C,
+    qos=1,
+    expiry_s=600,
+    bytes_max=CHUNK_BYTES,
+    note="push, ack, digest, tree, pull, offer, result",
+)
+DESIRED_KEY = Topic(
+    "node/{node}/down/desired/{key}",
+    s.Setting,
+    _C,
+    qos=1,
+    retain=True,
+    bytes_max=CHUNK_BYTES,
+    note="one key of configuration as it should be",
+    reserved=frozenset({"models"}),
+)
 
 MANIFEST = Topic("all/manifest/{artifact}", m.Manifest, _C, qos=1, retain=True, bytes_max=512 * KIB)
 CHUNK = Topic("all/chunk/{artifact}/{index}", m.Chunk, _C, qos=1, expiry_s=60, bytes_max=CHUNK_BYTES + KIB)
 CLOUD = Topic(
     "all/cloud", m.CloudPresence, _C, qos=1, retain=True, bytes_max=4 * KIB, note="also the cloud's will"
+)
+POLICY = Topic(
+    "all/policy",
+    audit.PolicyFact,
+    _C,
+    qos=1,
+    retain=True,
+    bytes_max=512 * KIB,
+    note="what data may be where; signed",
+)
+AUDIT_HEAD = Topic(
+    "all/audit", audit.HeadFact, _C, qos=1, retain=True, bytes_max=8 * KIB, note="head of the audit log"
 )
 ROUND = Topic(
     "all/round/{job}",
@@ -235,6 +344,15 @@ APP_UPDATE = Topic(
     bytes_max=fl.PART_BYTES + 64 * KIB,
     note="for clients that cannot speak MQTT",
 )
+APP_SYNC = Topic(
+    "app/{app}/request/sync",
+    s.SyncAsk,
+    _A,
+    qos=1,
+    expiry_s=60,
+    bytes_max=CHUNK_BYTES,
+    note="replicated keys: put, get, status, conflicts",
+)
 APP_REPLY = Topic(
     "app/{app}/reply", m.Reply, _C, qos=1, expiry_s=60, bytes_max=MIB, note="answers that no device gives"
 )
@@ -244,19 +362,29 @@ ALL: tuple[Topic[Any], ...] = (
     BIRTH,
     HEARTBEAT,
     TELEMETRY,
+    STREAMS,
     REPORTED,
     WANT,
     REPLY,
     DECLINED,
     LEARNER,
     UPDATE,
+    SYNC_UP,
+    REPORTED_KEY,
     DESIRED,
+    SYNC_DOWN,
+    DESIRED_KEY,
     INFER,
+    ACK,
+    PLACE,
+    PROOF,
     COMMAND,
     RECEIPT,
     MANIFEST,
     CHUNK,
     CLOUD,
+    POLICY,
+    AUDIT_HEAD,
     ROUND,
     JOB,
     APP_INFER,
@@ -267,6 +395,7 @@ ALL: tuple[Topic[Any], ...] = (
     APP_LEARN,
     APP_LEARNER,
     APP_UPDATE,
+    APP_SYNC,
     APP_REPLY,
 )
 

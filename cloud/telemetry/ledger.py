@@ -67,6 +67,13 @@ def missing(position: Position) -> Ranges:
     return subtract(((position.settled, position.produced),), position.ahead)
 
 
+def gaps(position: Position) -> Ranges:
+    """The gaps before something that has arrived: what lies behind may simply not have come yet."""
+    if not position.ahead:
+        return ()
+    return subtract(((position.settled, position.ahead[-1][1]),), position.ahead)
+
+
 def exact(position: Position) -> bool:
     """The invariant of the ledger."""
     fates = position.stored + position.dropped + position.lost + position.dead

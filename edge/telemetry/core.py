@@ -1,97 +1,457 @@
-"""Batches the device's own readings and sends them while the link is up.
+"""Decides when a device's samples are written, sent, sent again, forgotten and, if need be, given up.
 
-Samples wait in memory, bounded; at the bound the oldest leaves first and is counted. They go out as one
-batch when ``batch_max`` are there or the oldest has waited ``linger_s``: one message of many samples costs
-the broker as much as one of a single sample.
+    record ──> number ──> disk (one write for all that came meanwhile) ──> batch ──> cloud
+                             ^                                               │ acknowledges after its commit
+                             └────────── read back what is no longer in memory   v
+                                                                          deleted here
+
+A sample is sent only once it is durable here, and deleted only once it is durable there. So a power cut loses
+what nobody was told is kept, and the ledger of the cloud can be exact: every number is stored, or this device
+says that it was dropped or lost. The one exception: while the disk refuses, samples are sent from memory,
+for a device with a broken disk is still worth hearing.
+
+Sending is bounded by the cloud's window (samples under way, all streams together), the more important stream
+first. What is not acknowledged in time is due again; after silence one batch goes out as a probe, at growing
+intervals with full jitter, until somebody answers. While the cloud says that it is offline only critical
+streams are sent. A question for samples that are not here is answered with a report that they are lost.
+
+At ``bytes_max`` the oldest piece of the lowest grade goes, whichever stream it belongs to.
 """
 
-from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from shared.core import Effect, Failed, LinkDown, LinkUp, Publish, Tick, Work
-from shared.messages import Sample, TelemetryBatch
-from shared.topics import TELEMETRY
+from edge.telemetry.events import (
+    AckArrived,
+    Append,
+    Appended,
+    CloudSeen,
+    Discard,
+    Discarded,
+    Durable,
+    Event,
+    Forget,
+    Load,
+    Loaded,
+    Lot,
+    ReadSample,
+    Recorded,
+    Restored,
+    SampleRead,
+    StreamId,
+    Trouble,
+)
+from edge.telemetry.stream import Stream
+from shared.core import Chance, Effect, Failed, Ignore, LinkDown, LinkUp, Publish, Tick
+from shared.messages import Grade, Sample, StreamAck, StreamsReport, TelemetryAck, TelemetryBatch
+from shared.topics import STREAMS, TELEMETRY
+
+GRADES = (Grade.CRITICAL, Grade.NORMAL, Grade.BULK)
+_RANK: Mapping[Grade, int] = {grade: rank for rank, grade in enumerate(GRADES)}
+MACHINE = "system"
 
 
 @dataclass(frozen=True, slots=True)
-class ReadSample(Work):
-    """Read the machine's vitals."""
+class Limits:
+    """Counts are samples. ``memory``: in memory, of one stream, beyond what is not on the disk yet;
+    ``unwritten``: in memory because the disk refuses, all streams together."""
 
-
-@dataclass(frozen=True, slots=True)
-class SampleRead:
-    """One reading."""
-
-    sample: Sample
-
-
-Event = SampleRead | Tick | LinkUp | LinkDown | Failed
+    batch_min: int = 20
+    batch_max: int = 100
+    linger_s: float = 1.0
+    window: int = 1000  # until the cloud says otherwise
+    window_max: int = 20_000
+    streams: int = 64
+    strangers: int = 64  # streams that the cloud asks for and nobody here knows
+    memory: int = 512
+    unwritten: int = 5000
+    append: int = 5000  # of one write
+    bytes_max: int = 64 << 20
+    resend_min_s: float = 5.0
+    resend_max_s: float = 60.0
+    report_s: float = 60.0
+    hold_s: float = 3.0  # for the cloud to say what it has of earlier boots
 
 
 @dataclass(slots=True)
 class Telemetry:
-    """One stream of one boot of one device."""
+    """All streams of one device. ``grades``: by stream; the others are normal."""
 
     node: str
     epoch: int
-    stream: str = "system"
+    chance: Chance
+    grades: Mapping[str, Grade] = field(default_factory=dict)
     interval_s: float = 5.0
-    batch_max: int = 20
-    linger_s: float = 5.0
-    kept_max: int = 2000
-    samples: deque[Sample] = field(default_factory=deque)
-    first: int = 0  # the sequence number of samples[0]
-    dropped: int = 0
-    failures: int = 0
+    limits: Limits = field(default_factory=Limits)
+    streams: dict[tuple[int, str], Stream] = field(default_factory=dict)
     online: bool = False
+    cloud_online: bool = True
+    cloud_term: int = 0
+    window: int = 0
+    writing: bool = True  # until it is known what earlier boots left
+    discarding: bool = False
+    silence: int = 0  # rounds of repeats that nobody answered
+    probe_at: float = 0.0
+    write_at: float = 0.0  # after a failed write
+    write_failures: int = 0
+    trouble: str = ""
     next_read: float = 0.0
-    oldest_since: float = 0.0
+    report_at: float = 0.0
+    reported_at: float = -1e9
+    read_failures: int = 0
+    refused: int = 0  # samples of more streams than there may be
 
     def step(self, event: Event, now: float) -> list[Effect]:
         """See :class:`shared.core.Core`."""
         match event:
+            case Recorded(stream, sample):
+                return self._record(stream, sample, now)
             case SampleRead(sample):
-                return self._keep(sample, now)
-            case LinkUp():
-                self.online = True
-                return self._flush(now)
+                return self._record(MACHINE, sample, now)
+            case Tick():
+                return self._tick(now)
+            case AckArrived(ack):
+                return self._acknowledged(ack, now)
+            case LinkUp() | LinkDown() | CloudSeen():
+                return self._reachable(event, now)
+            case _:
+                return self._from_disk(event, now)
+
+    def produced(self, stream: str) -> int:
+        """Samples of a stream so far, in this boot."""
+        found = self.streams.get((self.epoch, stream))
+        return found.produced if found is not None else 0
+
+    # Recording --------------------------------------------------------------------------------------
+
+    def _record(self, name: str, sample: Sample, now: float) -> list[Effect]:
+        stream = self.streams.get((self.epoch, name))
+        if stream is None:
+            if sum(epoch == self.epoch for epoch, _ in self.streams) >= self.limits.streams:
+                self.refused += 1
+                return [Ignore(f"{name}: {self.limits.streams} streams are the most a device may have")]
+            stream = self._add(StreamId(self.epoch, name, self.grades.get(name, Grade.NORMAL)))
+        stream.record(sample)
+        if self.trouble:
+            self._bound_unwritten()
+        return self._write(now)
+
+    def _add(self, id: StreamId) -> Stream:
+        stream = self.streams[id.epoch, id.stream] = Stream(id)
+        return stream
+
+    def _write(self, now: float) -> list[Effect]:
+        """One write at a time: what comes meanwhile goes into the next."""
+        if self.writing or now < self.write_at:
+            return []
+        lots, room = [], self.limits.append
+        for stream in self.streams.values():
+            first = max(stream.durable, stream.tail_first)
+            end = min(stream.produced, first + room)
+            if first < end:
+                lots.append(Lot(stream.id, first, stream.samples(first, end)))
+                room -= end - first
+        self.writing = bool(lots)
+        return [Append(tuple(lots))] if lots else []
+
+    def _bound_unwritten(self) -> None:
+        """While the disk refuses, the oldest of the lowest grade in memory gives way."""
+        waiting = [stream for stream in self.streams.values() if stream.produced > stream.durable]
+        over = sum(stream.produced - stream.durable for stream in waiting) - self.limits.unwritten
+        for stream in sorted(waiting, key=_lowest_first):
+            while over > 0 and stream.durable < stream.produced:
+                while stream.tail_first <= stream.durable:
+                    stream.tail.popleft()
+                stream.give_up(stream.durable, stream.durable + 1)
+                stream.durable += 1
+                over -= 1
+
+    # What the disk says -----------------------------------------------------------------------------
+
+    def _from_disk(self, event: Event, now: float) -> list[Effect]:
+        match event:
+            case Appended():
+                return self._appended(event, now)
+            case Loaded():
+                return self._loaded(event, now)
+            case Discarded(kept):
+                self.discarding = False
+                self._stream(kept.id).give_up(kept.first, kept.end)
+                self._report_soon(now)
+                return [*self._make_room(), *self._write(now)]
+            case Restored():
+                return self._restore(event, now)
+            case Failed(work, reason):
+                return self._failed(work, reason, now)
+            case _:
+                return [Ignore(f"nobody takes {type(event).__name__}")]
+
+    def _restore(self, found: Restored, now: float) -> list[Effect]:
+        self.writing = False
+        for piece in found.kept:
+            stream = self._stream(piece.id)
+            if not stream.kept:
+                stream.settled = min([piece.first, *(one.first for one in found.gone if one.id == piece.id)])
+            stream.kept.append(piece)
+            stream.produced = stream.durable = max(stream.produced, piece.end)
+        for piece in found.gone:
+            stream = self._stream(piece.id)
+            stream.produced = stream.durable = max(stream.produced, piece.end)
+            stream.give_up(piece.first, piece.end)
+        for id, damaged in found.damaged:
+            stream = self._stream(id)
+            stream.produced = stream.durable = max(stream.produced, damaged[-1][1])
+            stream.lose(damaged)
+        for stream in self.streams.values():
+            stream.owe(tuple((piece.first, piece.end) for piece in stream.kept), now)
+        return [*self._make_room(), *self._write(now)]
+
+    def _appended(self, event: Appended, now: float) -> list[Effect]:
+        self.writing, self.write_failures, self.write_at = False, 0, 0.0
+        effects: list[Effect] = [Trouble("")] if self.trouble else []
+        self.trouble = ""
+        for piece in event.kept:
+            self._stream(piece.id).grew(piece)
+        for lot in event.lots:
+            stream, end = self._stream(lot.id), lot.first + len(lot.samples)
+            stream.owe(((max(lot.first, stream.durable), end),), now)
+            stream.durable = max(stream.durable, end)
+            effects.append(Durable(lot.id, end))
+        effects += [*self._make_room(), *self._write(now), *self._send(now)]
+        for lot in event.lots:
+            self._stream(lot.id).trim(self.limits.memory)
+        return effects
+
+    def _failed(self, work: object, reason: str, now: float) -> list[Effect]:
+        match work:
+            case Append(lots):
+                return self._write_failed(lots, reason, now)
+            case Load(id):
+                stream = self._stream(id)
+                stream.loading, stream.hold_until = False, now + self.limits.resend_min_s
+            case Discard():
+                self.discarding = False
+            case ReadSample():
+                self.read_failures += 1
+        return [Ignore(f"{type(work).__name__} failed: {reason}")]
+
+    def _write_failed(self, lots: Iterable[Lot], reason: str, now: float) -> list[Effect]:
+        """The samples stay in memory and are sent from there; the disk is tried again."""
+        self.writing, self.write_failures = False, self.write_failures + 1
+        self.write_at = now + min(self.limits.resend_max_s, 2.0 ** min(self.write_failures, 6) / 2)
+        effects: list[Effect] = [] if self.trouble else [Trouble(reason)]
+        self.trouble = reason
+        for lot in lots:
+            self._stream(lot.id).owe(((lot.first, lot.first + len(lot.samples)),), now)
+        self._bound_unwritten()
+        return [*effects, *self._give_up_oldest(), *self._send(now)]
+
+    def _make_room(self) -> list[Effect]:
+        over = sum(stream.bytes for stream in self.streams.values()) > self.limits.bytes_max
+        return self._give_up_oldest() if over else []
+
+    def _give_up_oldest(self) -> list[Effect]:
+        """The oldest piece of the lowest grade; its stream keeps counting."""
+        streams = [stream for stream in self.streams.values() if stream.kept]
+        if self.discarding or not streams:
+            return []
+        self.discarding = True
+        return [Discard(min(streams, key=_lowest_first).kept[0])]
+
+    # What the cloud says ----------------------------------------------------------------------------
+
+    def _reachable(self, event: LinkUp | LinkDown | CloudSeen, now: float) -> list[Effect]:
+        match event:
             case LinkDown():
                 self.online = False
-            case Failed():
-                self.failures += 1
-            case Tick():
-                due: list[Effect] = []
-                if now >= self.next_read:
-                    self.next_read = now + self.interval_s
-                    due.append(ReadSample())
-                return due + self._flush(now)
-        return []
+                return []
+            case LinkUp():
+                self.online = True
+            case CloudSeen(presence):
+                again = self.cloud_online and presence.term == self.cloud_term
+                self.cloud_online, self.cloud_term = presence.online, presence.term
+                if again or not presence.online:
+                    return []
+        return self._begin_again(now)
 
-    def _keep(self, sample: Sample, now: float) -> list[Effect]:
-        if not self.samples:
-            self.oldest_since = now
-        self.samples.append(sample)
-        if len(self.samples) > self.kept_max:
-            self.samples.popleft()
-            self.first += 1
-            self.dropped += 1
-        return self._flush(now)
+    def _begin_again(self, now: float) -> list[Effect]:
+        """Say what is here first: the answer tells what the cloud has of it."""
+        self.silence, self.probe_at = 0, 0.0
+        for stream in self.streams.values():
+            for flight in stream.flights.values():
+                flight.expires = min(flight.expires, now + self._patience())
+            if stream.id.epoch != self.epoch:
+                stream.hold_until = now + self.limits.hold_s
+        return [*self._report(now), *self._send(now)]
 
-    def _flush(self, now: float) -> list[Effect]:
+    def _acknowledged(self, ack: TelemetryAck, now: float) -> list[Effect]:
+        self.window = min(max(ack.window, self.limits.batch_min), self.limits.window_max)
         effects: list[Effect] = []
-        while self.online and (
-            len(self.samples) >= self.batch_max or (self.samples and now - self.oldest_since >= self.linger_s)
-        ):
-            batch = tuple(self.samples.popleft() for _ in range(min(self.batch_max, len(self.samples))))
-            address = TELEMETRY.at(node=self.node, stream=self.stream)
-            effects.append(
-                Publish(address, TelemetryBatch(epoch=self.epoch, first=self.first, samples=batch))
-            )
-            self.first += len(batch)
-            self.oldest_since = now
+        news = False
+        for one in ack.streams:
+            stream = self._known(one)
+            if stream is None:
+                continue
+            stream.hold_until = 0.0
+            until = one.until if one.epoch != self.epoch else min(one.until, stream.produced)
+            news = stream.settle(until, one.ahead) or news
+            if one.missing:
+                stream.asked(one.missing, now)
+                if stream.lost:
+                    self._report_soon(now)
+            effects += self._forget(stream)
+        if news:
+            self.silence, self.probe_at = 0, 0.0
+        return [*effects, *self._send(now)]
+
+    def _known(self, ack: StreamAck) -> Stream | None:
+        """The stream; one that is not known here, and that the cloud asks for, is known to be lost."""
+        found = self.streams.get((ack.epoch, ack.stream))
+        if found is None and ack.missing and ack.epoch <= self.epoch:
+            strangers = sum(stream.produced == 0 for stream in self.streams.values())
+            if strangers < self.limits.strangers:
+                return self._add(StreamId(ack.epoch, ack.stream))
+        return found
+
+    def _forget(self, stream: Stream) -> list[Effect]:
+        over = stream.empty and stream.id.epoch != self.epoch
+        if over:
+            del self.streams[stream.id.epoch, stream.id.stream]
+        elif not stream.forgotten():
+            return []
+        return [Forget(stream.id, stream.settled, over)]
+
+    # Sending ----------------------------------------------------------------------------------------
+
+    def _tick(self, now: float) -> list[Effect]:
+        effects: list[Effect] = []
+        if now >= self.next_read:
+            self.next_read = now + self.interval_s
+            effects.append(ReadSample())
+        late = [stream for stream in self.streams.values() if stream.expired(now)]
+        if late and self.online:
+            self.silence += 1
+            wait_s = min(self.limits.resend_max_s, 2.0 ** min(self.silence, 6))
+            self.probe_at = now + self.chance.uniform(0.0, wait_s)
+        if self.online and now >= self.report_at:
+            effects += self._report(now)
+        return [*effects, *self._write(now), *self._send(now)]
+
+    def _send(self, now: float) -> list[Effect]:
+        """Batches, as far as the window goes; the more important stream first."""
+        effects: list[Effect] = []
+        if not self.online or now < self.probe_at:
+            return effects
+        room = self._room()
+        for stream in sorted(self._sendable(now), key=_highest_first):
+            while room > 0 and stream.due and not stream.loading:
+                first, end = stream.due[0]
+                end = min(end, first + min(room, self.limits.batch_max))
+                if not self._ripe(stream, first, end, now):
+                    break
+                effects.append(self._leave(stream, first, end, now))
+                room -= end - first
         return effects
+
+    def _leave(self, stream: Stream, first: int, end: int, now: float) -> Effect:
+        if first >= stream.tail_first:
+            return self._publish(stream, first, stream.samples(first, end), now)
+        end = min(end, stream.tail_first)
+        stream.loading = True
+        return Load(stream.id, first, end)
+
+    def _room(self) -> int:
+        flying = sum(
+            flight.end - first for stream in self.streams.values() for first, flight in stream.flights.items()
+        )
+        window = self.window or self.limits.window
+        return (self.limits.batch_max if self.silence else window) - flying
+
+    def _sendable(self, now: float) -> Iterator[Stream]:
+        for stream in self.streams.values():
+            urgent = stream.id.grade is Grade.CRITICAL
+            if (self.cloud_online or urgent) and now >= stream.hold_until:
+                yield stream
+
+    def _ripe(self, stream: Stream, first: int, end: int, now: float) -> bool:
+        """Alone a sample waits for company, unless it is critical or more comes right behind it."""
+        full = end - first >= self.limits.batch_min or len(stream.due) > 1
+        lingers_s = 0.0 if stream.id.grade is Grade.CRITICAL else self.limits.linger_s
+        return full or now - stream.due_since >= lingers_s
+
+    def _loaded(self, event: Loaded, now: float) -> list[Effect]:
+        """Send the readable beginning of it; what is not readable is lost."""
+        stream = self.streams.get((event.id.epoch, event.id.stream))
+        if stream is None:
+            return [Ignore(f"{event.id.stream}: settled while it was read")]
+        stream.loading = False
+        wanted = range(max(event.first, stream.settled), event.end)
+        unreadable = tuple((one, one + 1) for one in wanted if one not in event.samples)
+        if unreadable:
+            stream.lose(unreadable)
+            self._report_soon(now)
+        effects: list[Effect] = []
+        for first, end in _runs(wanted, event.samples):
+            if _is_due(stream, first, end):
+                samples = tuple(event.samples[one] for one in range(first, end))
+                effects.append(self._publish(stream, first, samples, now))
+        return [*effects, *self._send(now)]
+
+    def _publish(self, stream: Stream, first: int, samples: tuple[Sample, ...], now: float) -> Effect:
+        stream.take_off(first, first + len(samples), now + self._patience(), now)
+        to = TELEMETRY.at(node=self.node, stream=stream.id.stream)
+        return Publish(to, TelemetryBatch(epoch=stream.id.epoch, first=first, samples=samples))
+
+    def _patience(self) -> float:
+        """How long an acknowledgement may take; a fleet does not repeat itself in step."""
+        return self.limits.resend_min_s * (1.0 + self.chance.random())
+
+    # Reports ----------------------------------------------------------------------------------------
+
+    def _report(self, now: float) -> list[Effect]:
+        self.report_at, self.reported_at = now + self.limits.report_s, now
+        told = [stream.report() for stream in self.streams.values()]
+        if not told:
+            return []
+        return [Publish(STREAMS.at(node=self.node), StreamsReport(epoch=self.epoch, streams=tuple(told)))]
+
+    def _report_soon(self, now: float) -> None:
+        """At the next tick, but not more than once a second."""
+        self.report_at = min(self.report_at, max(now, self.reported_at + 1.0))
+
+    def _stream(self, id: StreamId) -> Stream:
+        return self.streams.get((id.epoch, id.stream)) or self._add(id)
 
     def check(self) -> None:
         """Invariants."""
-        assert len(self.samples) <= self.kept_max
-        assert self.first >= self.dropped
+        for stream in self.streams.values():
+            stream.check()
+        assert self._room() >= -self.limits.window_max
+        unwritten = sum(stream.produced - stream.durable for stream in self.streams.values())
+        assert not self.trouble or unwritten <= self.limits.unwritten
+
+
+def _highest_first(stream: Stream) -> tuple[int, int]:
+    """Important before unimportant, and of those the older boot."""
+    return _RANK[stream.id.grade], stream.id.epoch
+
+
+def _lowest_first(stream: Stream) -> tuple[int, int]:
+    return -_RANK[stream.id.grade], stream.id.epoch
+
+
+def _is_due(stream: Stream, first: int, end: int) -> bool:
+    return any(one <= first and end <= other for one, other in stream.due)
+
+
+def _runs(wanted: range, samples: Mapping[int, Sample]) -> Iterator[tuple[int, int]]:
+    """The stretches of ``wanted`` that are there."""
+    first: int | None = None
+    for number in wanted:
+        if number in samples:
+            first = number if first is None else first
+        elif first is not None:
+            yield first, number
+            first = None
+    if first is not None:
+        yield first, wanted.stop

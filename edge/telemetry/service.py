@@ -1,13 +1,152 @@
-"""Telemetry bound to the bus and the machine."""
+"""Telemetry bound to the bus, the disk and the machine; and the door for whoever has something to say."""
 
-from collections.abc import Callable
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
 
 from broker.bus import Bus
-from broker.service import Service
-from edge.telemetry.core import Event, ReadSample, SampleRead, Telemetry
+from broker.service import Service, on
+from edge.telemetry.core import Telemetry
+from edge.telemetry.disk import StreamFiles
+from edge.telemetry.events import (
+    AckArrived,
+    Append,
+    CloudSeen,
+    Discard,
+    Durable,
+    Event,
+    Forget,
+    Load,
+    ReadSample,
+    Recorded,
+    Restored,
+    SampleRead,
+    Trouble,
+)
+from shared.errors import Unavailable
+from shared.ids import is_id
 from shared.messages import Sample
+from shared.samples import unfit
+from shared.topics import ACK, CLOUD
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+TICK_S = 0.25
+WAITERS_MAX = 10_000
 
 
-def telemetry_service(core: Telemetry, bus: Bus, read: Callable[[], Sample]) -> Service[Event]:
-    """Readings of this machine, in batches, on the node's own telemetry topic."""
-    return Service("telemetry", core, bus, [], work={ReadSample: lambda _: SampleRead(read())})
+class Streams:
+    """What programs in the agent's own process record, and what the local door hands in.
+
+    ``trouble`` hears what needs a person (the disk refuses), and an empty text once it is over.
+    """
+
+    def __init__(
+        self,
+        core: Telemetry,
+        bus: Bus,
+        read: Callable[[], Sample],
+        folder: Path,
+        trouble: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self._core, self._files, self._trouble = core, StreamFiles(folder), trouble
+        self._disk = ThreadPoolExecutor(1, "telemetry")
+        self._waiting: list[tuple[tuple[int, str], int, asyncio.Future[None]]] = []
+        self.service: Service[Event] = Service(
+            "telemetry",
+            core,
+            bus,
+            [
+                on(ACK, lambda _, ack: AckArrived(ack), node=core.node),
+                on(CLOUD, lambda _, presence: CloudSeen(presence)),
+            ],
+            do={Forget: self._forget, Durable: self._durable, Trouble: self._troubled},
+            work={
+                ReadSample: lambda _: SampleRead(read()),
+                Append: lambda work: self._aside(self._files.append, work),
+                Load: lambda work: self._aside(self._files.load, work),
+                Discard: lambda work: self._aside(self._files.discard, work),
+            },
+            tick_s=TICK_S,
+        )
+
+    async def run(self) -> None:
+        """Serve until cancelled. What earlier boots left is read first; a folder that can't be read is
+        reported, and samples are sent from memory."""
+        try:
+            self.service.feed(await self._aside(lambda _: self._files.restore(), None))
+        except Unavailable as error:
+            self.service.feed(Restored(()))
+            self._troubled(Trouble(str(error)))
+        if self._files.torn_bytes:
+            log.warning("%d bytes of telemetry were torn by the last crash", self._files.torn_bytes)
+        try:
+            await self.service.run()
+        finally:
+            self._disk.shutdown(wait=True, cancel_futures=True)
+            self._files.shut()
+
+    # Recording --------------------------------------------------------------------------------------
+
+    def record(self, stream: str, values: Mapping[str, float], at_unix_s: float | None = None) -> None:
+        """One sample of ``stream``: it will be durable within milliseconds, and in the cloud some day.
+
+        Raises ``ValueError`` for what is no sample, :class:`Unavailable` when there are too many streams.
+        """
+        if not is_id(stream):
+            raise ValueError(f"{stream[:80]!r} is no stream: 1 to 64 of a-z, 0-9 and '-'")
+        when = time.time() if at_unix_s is None else float(at_unix_s)
+        sample = Sample(when, {str(name): float(value) for name, value in values.items()})
+        if why := unfit(sample):
+            raise ValueError(f"not a sample of {stream}: {why}")
+        before = self._core.produced(stream)
+        self.service.feed(Recorded(stream, sample))
+        if self._core.produced(stream) == before:
+            raise Unavailable(f"{stream}: {self._core.limits.streams} streams are the most a device may have")
+
+    async def recorded(
+        self, stream: str, values: Mapping[str, float], at_unix_s: float | None = None
+    ) -> None:
+        """As :meth:`record`; returns once the sample survives a power cut. Bound it with a timeout: a disk
+        that refuses is tried again and again."""
+        self.record(stream, values, at_unix_s)
+        if len(self._waiting) >= WAITERS_MAX:
+            raise Unavailable("too many wait for the disk; the sample is recorded and not yet durable")
+        done = asyncio.get_running_loop().create_future()
+        self._waiting.append(((self._core.epoch, stream), self._core.produced(stream), done))
+        await done
+
+    # For the loop -----------------------------------------------------------------------------------
+
+    async def _aside(self, do: Callable[[Any], T], work: Any) -> T:
+        """On the one thread that touches the files."""
+        return await asyncio.get_running_loop().run_in_executor(self._disk, do, work)
+
+    def _forget(self, effect: Forget) -> None:
+        self._disk.submit(self._forgotten, effect)
+
+    def _forgotten(self, effect: Forget) -> None:
+        try:
+            self._files.forget(effect)
+        except Unavailable as error:  # it is sent again after the next boot, and known to be a duplicate
+            log.warning("%s", error)
+
+    def _durable(self, effect: Durable) -> None:
+        key, left = (effect.id.epoch, effect.id.stream), []
+        for one in self._waiting:
+            if one[0] == key and one[1] <= effect.until:
+                if not one[2].done():
+                    one[2].set_result(None)
+            elif not one[2].cancelled():
+                left.append(one)
+        self._waiting = left
+
+    def _troubled(self, effect: Trouble) -> None:
+        if effect.what:
+            log.error("telemetry: %s", effect.what)
+        self._trouble(effect.what)

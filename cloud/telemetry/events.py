@@ -1,0 +1,69 @@
+"""What happens to telemetry in the cloud, and what is to be done."""
+
+from dataclasses import dataclass
+
+from cloud.telemetry.store import Item, Outcome, Position, StreamKey
+from shared.core import Failed, LinkDown, LinkUp, Tick, Work
+
+
+@dataclass(frozen=True, slots=True)
+class Arrived:
+    """Items that came in one message of ``bytes``."""
+
+    items: tuple[Item, ...]
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reported:
+    """A node said which streams it holds: in this boot (``epoch``) and from earlier ones."""
+
+    node: str
+    epoch: int
+    listed: frozenset[StreamKey]
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A transaction is durable."""
+
+    outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """The newest positions of some streams that had gaps."""
+
+    positions: tuple[Position, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Store(Work):
+    """Write items in one transaction."""
+
+    items: tuple[Item, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Look(Work):
+    """Read the positions of streams anew: another worker may have closed their gaps."""
+
+    keys: tuple[StreamKey, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LookAt(Work):
+    """Read all positions of a node that said what it holds."""
+
+    node: str
+    listed: frozenset[StreamKey]
+
+
+@dataclass(frozen=True, slots=True)
+class LookedAt:
+    """A node's positions that are not settled and that it does not list: it can't be about to send them."""
+
+    unlisted: tuple[Position, ...]
+
+
+Event = Arrived | Reported | Stored | Looked | LookedAt | Tick | LinkUp | LinkDown | Failed

@@ -1,0 +1,135 @@
+"""Ingest bound to the bus and the store.
+
+It hears messages in one group with the other workers of the fleet (``$share/{group}/...``), whose name is a
+secret that stands in the store. Messages are taken off the bus here and not by the service's own routes,
+because what can't be read is kept as a dead letter, and because senders are held back (their messages stay
+unacknowledged on the way) while the store is behind.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from broker.bus import Bus, Delivery
+from broker.service import Service
+from cloud.telemetry.arrivals import batch_items, letter, report_items
+from cloud.telemetry.core import Ingest
+from cloud.telemetry.events import (
+    Arrived,
+    Event,
+    Look,
+    LookAt,
+    Looked,
+    LookedAt,
+    Reported,
+    Store,
+    Stored,
+)
+from cloud.telemetry.store import ReportItem, TelemetryStore
+from shared.errors import RemoteError
+from shared.topics import STREAMS, TELEMETRY
+from shared.wire import decode
+
+T = TypeVar("T")
+
+TICK_S = 0.5
+
+
+class IngestWorker:
+    """One worker. ``group`` empty: it is alone, on a broker that may know no shared subscriptions."""
+
+    def __init__(
+        self,
+        core: Ingest,
+        bus: Bus,
+        store: TelemetryStore,
+        *,
+        group: str = "",
+        unix_s: Callable[[], float] = time.time,
+    ) -> None:
+        self._core, self._bus, self._store, self._unix_s = core, bus, store, unix_s
+        prefix = f"$share/{group}/" if group else ""
+        self._filters = [prefix + TELEMETRY.filter, prefix + STREAMS.filter]
+        self._room: asyncio.Future[None] | None = None
+        self.service: Service[Event] = Service(
+            "ingest",
+            core,
+            bus,
+            [],
+            work={Store: self._ingest, Look: self._look, LookAt: self._look_at},
+            tick_s=TICK_S,
+        )
+
+    async def run(self) -> None:
+        """Serve until cancelled."""
+        subscription = self._bus.subscribe(self._filters, self._deliver)
+        try:
+            await self.service.run()
+        finally:
+            subscription.close()
+
+    # From the bus -----------------------------------------------------------------------------------
+
+    def _deliver(self, delivery: Delivery) -> "asyncio.Future[None] | None":
+        if delivery.retained or not delivery.payload:  # happenings of long ago say nothing about now
+            return None
+        ids = TELEMETRY.ids(delivery.topic)
+        if ids is not None:
+            self._telemetry(ids["node"], ids["stream"], delivery.payload)
+        else:
+            ids = STREAMS.ids(delivery.topic)
+            if ids is not None:
+                self._report(ids["node"], delivery.payload)
+        return self._held_back()
+
+    def _telemetry(self, node: str, stream: str, payload: bytes) -> None:
+        now = self._unix_s()
+        try:
+            items = batch_items(node, stream, decode(TELEMETRY, payload), now)
+        except RemoteError as error:
+            items = (letter(node, stream, str(error), payload, now),)
+        self.service.feed(Arrived(items, len(payload)))
+
+    def _report(self, node: str, payload: bytes) -> None:
+        now = self._unix_s()
+        try:
+            report = decode(STREAMS, payload)
+        except RemoteError as error:
+            self.service.feed(Arrived((letter(node, "", str(error), payload, now),), len(payload)))
+            return
+        items = report_items(node, report, now)
+        if items:
+            self.service.feed(Arrived(items, len(payload)))
+        listed = frozenset(item.key for item in items if isinstance(item, ReportItem))
+        self.service.feed(Reported(node, report.epoch, listed))
+
+    def _held_back(self) -> "asyncio.Future[None] | None":
+        if not self._core.full:
+            return None
+        if self._room is None or self._room.done():
+            self._room = asyncio.get_running_loop().create_future()
+        return self._room
+
+    # To the store -----------------------------------------------------------------------------------
+
+    async def _ingest(self, work: Store) -> Event:
+        try:
+            return Stored(await asyncio.to_thread(self._store.ingest, work.items))
+        finally:
+            if self._room is not None and not self._room.done():
+                self._room.set_result(None)
+
+    async def _look(self, work: Look) -> Event:
+        found = await asyncio.to_thread(self._store.positions, work.keys)
+        return Looked(tuple(found[key] for key in sorted(found)))
+
+    async def _look_at(self, work: LookAt) -> Event:
+        positions = await asyncio.to_thread(self._store.ledger, work.node)
+        return LookedAt(
+            tuple(
+                one
+                for one in positions
+                if one.settled < one.produced and one.key.epoch and one.key not in work.listed
+            )
+        )
