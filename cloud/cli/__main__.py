@@ -13,6 +13,7 @@ from cloud.cli.demo import demo
 from cloud.cli.doctor import doctor
 from cloud.cli.enrol import enrol
 from cloud.cli.inspect import inspect
+from cloud.cli.learn import learn
 from cloud.cli.options import examples
 from cloud.cli.processes import processes
 from cloud.cli.read import read
@@ -48,7 +49,7 @@ def build() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback()(_options)
-    for part in (demo, processes, read, act, watch, doctor, enrol, compile_, inspect):
+    for part in (demo, processes, read, act, watch, doctor, enrol, compile_, inspect, learn):
         part(app)
     return app
 

@@ -46,6 +46,13 @@ def examples(*commands: str) -> str:
     return "\n\n".join(["Examples:" if len(lines) > 1 else "Example:", *lines])
 
 
+def fleet_runs_here() -> bool:
+    """Whether 'shoal up' runs in this folder now."""
+    from cloud.local.lock import is_held
+
+    return OPERATOR_FILE.exists() and is_held(WORKSPACE / "lock")
+
+
 def load_config(config: Path | None, broker: str | None, fleet: str | None) -> Config:
     """The settings: ``--config`` (or what ``shoal up`` left here), the environment, then the options."""
     if config is None and broker is None and OPERATOR_FILE.exists():

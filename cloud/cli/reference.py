@@ -29,10 +29,18 @@ pages of other sites; wherever others can reach it (`--http-host`), put a proxy 
 
 def page() -> str:
     """The whole page, as Markdown."""
-    commands: dict[str, Any] = getattr(get_command(build()), "commands", {})
-    index = [f"- [`shoal {name}`](#shoal-{name})" for name in commands]
+    commands = dict(_commands(get_command(build())))
+    index = [f"- [`shoal {name}`](#shoal-{name.replace(' ', '-')})" for name in commands]
     sections = [line for name, command in commands.items() for line in _section(name, command)]
     return "\n".join([_HEAD, *index, "", *sections])
+
+
+def _commands(group: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Name and command, those of a group after the group itself."""
+    for name, command in group.commands.items():
+        yield f"{prefix}{name}", command
+        if hasattr(command, "commands"):
+            yield from _commands(command, f"{prefix}{name} ")
 
 
 def _section(name: str, command: Any) -> Iterator[str]:
@@ -42,10 +50,11 @@ def _section(name: str, command: Any) -> Iterator[str]:
     yield ""
     if name in MODULES:
         return  # a program of its own, which takes its options itself
-    yield "| option | | default |"
-    yield "|---|---|---|"
-    yield from map(_row, command.params)
-    yield ""
+    if not hasattr(command, "commands"):  # a group has no options of its own
+        yield "| option | | default |"
+        yield "|---|---|---|"
+        yield from map(_row, command.params)
+        yield ""
     if command.epilog:
         lines = _plain(command.epilog).split("\n\n")[1:]
         yield "\n".join(["```", *lines, "```", ""])

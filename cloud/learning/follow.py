@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from cloud.learning.client import JobNews, LearningClient
 from cloud.learning.jobfile import JobFile
-from shared.errors import TimedOut, Unavailable
+from shared.errors import ConfigError, TimedOut, Unavailable
 from shared.learning import JobFact, JobView, Phase, RoundRow
 
 if TYPE_CHECKING:
@@ -28,8 +28,16 @@ class Watcher:
 
 
 async def create(fleet: "Fleet", job: JobFile, progress: Callable[[str, int, int], None]) -> JobView:
-    """Put its packages into the catalog, and begin. ``progress``: file name, bytes there, bytes in all."""
-    digests = {}
+    """Put its packages into the catalog, and begin. ``progress``: file name, bytes there, bytes in all.
+
+    Raises :class:`ConfigError` when there is such a job.
+    """
+    name, digests = job.spec.job, {}
+    if any(one.spec.job == name for one in await fleet.learning.jobs()):
+        raise ConfigError(
+            f"there is a job {name!r} already: --resume watches it, 'shoal learn delete {name}' forgets it, "
+            "--set job=NAME begins another"
+        )
     for name, path in job.files.items():
         package = await asyncio.to_thread(path.read_bytes)
         total = len(package)
@@ -41,6 +49,17 @@ async def create(fleet: "Fleet", job: JobFile, progress: Callable[[str, int, int
 def over(view: JobView) -> bool:
     """Nothing more will happen by itself: it is done, or waits for a person."""
     return view.phase in (Phase.COMPLETED, Phase.ERROR)
+
+
+def succeeded(view: JobView) -> JobView:
+    """The job itself. Raises :class:`Unavailable` when it waits for a person."""
+    if view.phase == Phase.ERROR:
+        name = view.spec.job
+        raise Unavailable(
+            f"{name} stopped in round {view.round}: {view.detail or 'no reason was given'}; "
+            f"'shoal learn round {name} {view.round}' shows who answered, 'shoal learn reset {name}' goes on"
+        )
+    return view
 
 
 async def follow(learning: LearningClient, job: str, watcher: Watcher) -> JobView:

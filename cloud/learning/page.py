@@ -23,7 +23,7 @@ body { margin: 0 auto; max-width: 72rem; padding: 1.25rem 1rem 3rem; font: 16px/
 h1 { font-size: 1.6rem; margin: 0 } h2 { font-size: 1.1rem; margin: 2rem 0 .5rem }
 p { margin: .25rem 0; color: var(--muted); overflow-wrap: anywhere }
 dl { display: grid; gap: .75rem; margin: 1.25rem 0;
-  grid-template-columns: repeat(auto-fit, minmax(8.5rem, 1fr)) }
+  grid-template-columns: repeat(auto-fit, minmax(7.5rem, 1fr)) }
 dl div { border: 1px solid var(--grid); border-radius: .5rem; padding: .6rem .8rem }
 dt { color: var(--muted); font-size: .8rem }
 dd { margin: 0; font-size: 1.3rem; font-variant-numeric: tabular-nums }
@@ -87,7 +87,7 @@ def _variables(palette: Palette) -> str:
 def _about(job: JobView) -> str:
     spec = job.spec
     plan = spec.plan
-    work = f"{plan.steps} steps" if plan.steps else f"{plan.epochs} epochs"
+    work = f"{plan.steps} steps" if plan.steps else f"{plan.epochs} epoch{'s' * (plan.epochs != 1)}"
     options = ", ".join(f"{name} {value:g}" for name, value in sorted(spec.options.items()))
     lines = [
         f"{job.phase}, {spec.strategy}" + (f" ({options})" if options else ""),

@@ -30,6 +30,7 @@ ROLES = ("ink", "muted", "grid", "surface", "first", "second", "bad", "quiet")
 BARS_MAX = 24  # clients in the picture; the page's table has all
 MARKERS_MAX = 40  # rounds
 WIDTH_IN, HEIGHT_IN, DPI = 5.2, 3.1, 160
+SVG_WIDTH_IN, SVG_HEIGHT_IN = 4.3, 2.8  # smaller, so that its text is larger: phones
 _UNITS = ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
 _drawing = threading.Lock()  # matplotlib's settings belong to the process
 
@@ -77,7 +78,7 @@ def svgs(report: Report) -> dict[str, str]:
 
 def _svg(title: str, chart: Chart, report: Report) -> str:
     mpl.rcParams["svg.hashsalt"] = title  # ids of several drawings share one page
-    figure = Figure(figsize=(WIDTH_IN, HEIGHT_IN), layout="constrained")
+    figure = Figure(figsize=(SVG_WIDTH_IN, SVG_HEIGHT_IN), layout="constrained")
     _draw(figure.subplots(), "", chart, report, _ROLES)
     out = StringIO()
     figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
@@ -167,7 +168,7 @@ def _bytes(axes: "Axes", report: Report, palette: Palette) -> None:
 def _duration(axes: "Axes", report: Report, palette: Palette) -> None:
     _line(axes, report.rounds, [row.wall_s for row in report.rounds], palette.first, "whole round")
     aggregate = [row.aggregate_s for row in report.rounds]
-    _line(axes, report.rounds, aggregate, palette.second, "of it, computing the model", "s")
+    _line(axes, report.rounds, aggregate, palette.second, "computing the model", "s")
     axes.set_ylabel("seconds")
     _from_zero(axes)
     _legend(axes)
@@ -195,7 +196,7 @@ def _participation(axes: "Axes", report: Report, palette: Palette) -> None:
     size = 9 if len(shown) <= 12 else 6
     axes.set_yticks(range(len(shown)), [one.client[:24] for one in shown], fontsize=size)
     axes.grid(axis="y", visible=False)
-    axes.grid(axis="x")
+    axes.grid(axis="x", color=palette.grid, linewidth=0.8)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     some = f"; {BARS_MAX} of {len(report.clients)}" if len(shown) < len(report.clients) else ""
     axes.set_xlabel(f"rounds{some}")

@@ -32,6 +32,21 @@ def held(path: Path, what: str) -> Iterator[None]:
         os.close(descriptor)
 
 
+def is_held(path: Path) -> bool:
+    """Whether a process holds the lock file now."""
+    try:
+        descriptor = os.open(path, os.O_RDWR)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
 def check_free(port: int, what: str, option: str) -> None:
     """Raises :class:`ConfigError` when somebody listens on this port of the loopback interface."""
     with socket.socket() as probe:

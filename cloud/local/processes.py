@@ -77,7 +77,8 @@ class LocalProcess:
 class LocalFleet:
     """Broker (unless one is given), cloud and devices on this machine.
 
-    ``nodes``: id -> settings of its ``[device]`` section (labels, heartbeat_s, ...).
+    ``nodes``: id -> settings of its ``[device]`` section (labels, heartbeat_s, ...); ``training``: id ->
+    settings of its ``[training]`` section.
     """
 
     def __init__(
@@ -85,6 +86,7 @@ class LocalFleet:
         folder: Path,
         nodes: Mapping[str, Mapping[str, Any]],
         *,
+        training: Mapping[str, Mapping[str, Any]] | None = None,
         fleet: str = "main",
         port: int = 0,
         http_port: int = 0,
@@ -93,7 +95,7 @@ class LocalFleet:
         self.workspace = Workspace(folder, fleet)
         self.port, self.http_port = port or free_port(), http_port or free_port()
         self.broker_url = f"mqtt://127.0.0.1:{self.port}"
-        self.workspace.prepare(self.broker_url, nodes, self.http_port)
+        self.workspace.prepare(self.broker_url, nodes, self.http_port, training or {})
         logs = self.workspace.folder / "logs"
         logs.mkdir(exist_ok=True)
 

@@ -24,6 +24,7 @@ from shared.ids import is_id
 CLOUD_USER = "cloud"
 OPERATOR_USER = "operator"
 API_USER = "api"
+_NONE: Mapping[str, Mapping[str, Any]] = {}
 
 
 class Workspace:
@@ -34,8 +35,17 @@ class Workspace:
         self.credentials_dir = self.folder / "credentials"
         self.cloud_data = self.folder / "cloud"
 
-    def prepare(self, broker_url: str, nodes: Mapping[str, Mapping[str, Any]], http_port: int) -> None:
-        """Make or renew everything. ``nodes``: id -> settings of its ``[device]`` section."""
+    def prepare(
+        self,
+        broker_url: str,
+        nodes: Mapping[str, Mapping[str, Any]],
+        http_port: int,
+        training: Mapping[str, Mapping[str, Any]] = _NONE,
+    ) -> None:
+        """Make or renew everything.
+
+        ``nodes``: id -> settings of its ``[device]`` section; ``training``: of its ``[training]`` section.
+        """
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.cloud_data.mkdir(exist_ok=True, mode=0o700)
         credentials = Credentials(self.credentials_dir)
@@ -57,7 +67,8 @@ class Workspace:
         )
         for node, settings in nodes.items():
             device = {"node": node, "data": str(self.folder / node), "cloud_key": key, **settings}
-            self._write(node, broker_url, self._password(credentials, node, Role.DEVICE), device=device)
+            sections = {"device": device, **({"training": training[node]} if node in training else {})}
+            self._write(node, broker_url, self._password(credentials, node, Role.DEVICE), **sections)
 
     def enrol(
         self, name: str, role: Role, broker_url: str, settings: Mapping[str, Any], *, renew: bool = False

@@ -59,6 +59,12 @@ def write_shards(folder: Path, devices: int, *, alpha: float = 0.5, seed: int = 
     return paths
 
 
+def held_out() -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """``x`` and ``y`` of the 500 digits that no device ever sees: what models are compared on."""
+    with np.load(HERE / "heldout.npz") as arrays:
+        return arrays["images"].astype(np.float32) / 16, arrays["labels"].astype(np.int64)
+
+
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description="Deal the digits to devices.")
