@@ -16,13 +16,15 @@ from shared.tags import Label, Tag, inherited
 
 DEPTH_MAX = 32
 PSEUDONYM_HEX = 32
+UNSEEN: Any = object()
+"""For a value that nobody has looked at: it may have every field."""
 
 
 class TooDeep(ValueError):
     """A value with more levels than anybody needs; it is not classified, and so goes nowhere."""
 
 
-def tag_of(policy: PolicyText, key: str, value: Any = None) -> Tag | None:
+def tag_of(policy: PolicyText, key: str, value: Any = UNSEEN) -> Tag | None:
     """The tag that the policy gives to this value under this key; None when no class has the key.
 
     Where several classes do, all bind. Raises :class:`TooDeep`.
@@ -31,7 +33,8 @@ def tag_of(policy: PolicyText, key: str, value: Any = None) -> Tag | None:
 
 
 def _tag(one: DataClass, value: Any) -> Tag:
-    labels = [one.fields[path] for path in _paths(value) if path in one.fields] if one.fields else []
+    seen = one.fields if value is UNSEEN or not one.fields else _paths(value)
+    labels = [one.fields[path] for path in seen if path in one.fields]
     return Tag(
         label=max([one.label, *labels]),
         home=one.home,

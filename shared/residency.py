@@ -30,10 +30,17 @@ NAMES_MAX = 1000  # of any other list of a rule
 
 
 class Place(msgspec.Struct, frozen=True):
-    """A node and where it was enrolled; ``region`` empty: nobody said."""
+    """A node and where it was enrolled; ``region`` empty: nobody said.
+
+    ``node`` empty: it may be any, as whoever hears what is said to all.
+    """
 
     node: str
     region: str = ""
+
+
+ANYBODY = Place("")
+"""Who reads a topic that all may read. Only what may be everywhere can be said there."""
 
 
 class Kind(StrEnum):
@@ -64,7 +71,9 @@ class Why(StrEnum):
     OUTSIDE = "outside"
     FORBIDDEN = "forbidden"
     NO_PERMIT = "no-permit"
-    NO_POLICY = "no-policy"
+    NO_POLICY = "no-policy"  # a device that was not told any yet
+    NO_LOG = "no-log"  # the decision could not be written down
+    UNREADABLE = "unreadable"  # a tag or a value that can't be looked through
 
 
 class Decision(msgspec.Struct, frozen=True):
@@ -185,10 +194,10 @@ def _judge(policy: Policy, tag: Tag | None, place: Place, action: Action) -> tup
     if refused is not None:
         return refused, ""
     for rule in policy.forbids[tag.label]:
-        if _forbids(rule, tag, place) and _concerns(rule, place, action):
+        if _forbids(rule, tag, place) and _concerns(rule, action):
             return Why.FORBIDDEN, rule.name
     for rule in policy.permits[tag.label]:
-        if _permits(rule, tag, place) and _concerns(rule, place, action):
+        if _permits(rule, tag, place) and _concerns(rule, action):
             return Why.PERMITTED, rule.name
     return Why.NO_PERMIT, ""
 
@@ -205,23 +214,26 @@ def _refused_by_tag(tag: Tag, place: Place, action: Action) -> Why | None:
 
 def _forbids(rule: Rule, tag: Tag, place: Place) -> bool:
     """Where it can't be excluded that the rule is meant, it is."""
-    return (not rule.regions or any(touches(place.region, one) for one in rule.regions)) and (
-        not rule.homes or any(touches(tag.home, one) for one in rule.homes)
+    return (
+        (not rule.regions or any(touches(place.region, one) for one in rule.regions))
+        and (not rule.homes or any(touches(tag.home, one) for one in rule.homes))
+        and (not rule.nodes or not place.node or place.node in rule.nodes)
     )
 
 
 def _permits(rule: Rule, tag: Tag, place: Place) -> bool:
     """Only where it is certain that the rule is meant."""
-    return (not rule.regions or any(within(place.region, one) for one in rule.regions)) and (
-        not rule.homes or any(within(tag.home, one) for one in rule.homes)
+    return (
+        (not rule.regions or any(within(place.region, one) for one in rule.regions))
+        and (not rule.homes or any(within(tag.home, one) for one in rule.homes))
+        and (not rule.nodes or place.node in rule.nodes)
     )
 
 
-def _concerns(rule: Rule, place: Place, action: Action) -> bool:
+def _concerns(rule: Rule, action: Action) -> bool:
     """The parts of a rule that a permit and a forbid read alike."""
     return (
-        (not rule.nodes or place.node in rule.nodes)
-        and (not rule.kinds or action.kind in rule.kinds)
+        (not rule.kinds or action.kind in rule.kinds)
         and (not rule.purposes or action.purpose in rule.purposes)
         and (not rule.keys or matches_any(action.key, rule.keys))
     )

@@ -14,6 +14,7 @@ from typing import Any, Generic, TypeVar
 from shared import audit
 from shared import learning as fl
 from shared import messages as m
+from shared import telemetry as tm
 from shared import sync as s
 from shared.ids import checked_id, is_id
 
@@ -330,6 +331,9 @@ JOB = Topic(
 
 APP_INFER = Topic("app/{app}/request/infer", m.InferAsk, _A, qos=1, expiry_s=60, bytes_max=MIB)
 APP_QUERY = Topic("app/{app}/request/query", m.Query, _A, qos=1, expiry_s=60, bytes_max=8 * KIB)
+APP_TELEMETRY = Topic(
+    "app/{app}/request/telemetry", tm.TelemetryAsk, _A, qos=1, expiry_s=60, bytes_max=8 * KIB
+)
 APP_UPLOAD = Topic("app/{app}/request/upload", m.Upload, _A, qos=1, expiry_s=60, bytes_max=CHUNK_BYTES + KIB)
 APP_DEPLOY = Topic("app/{app}/request/deploy", m.Deploy, _A, qos=1, expiry_s=60, bytes_max=64 * KIB)
 APP_COMMAND = Topic("app/{app}/request/command", m.NodeCommand, _A, qos=1, expiry_s=60, bytes_max=8 * KIB)
@@ -389,6 +393,7 @@ ALL: tuple[Topic[Any], ...] = (
     JOB,
     APP_INFER,
     APP_QUERY,
+    APP_TELEMETRY,
     APP_UPLOAD,
     APP_DEPLOY,
     APP_COMMAND,

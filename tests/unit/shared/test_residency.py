@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from shared.classify import TooDeep, pseudonym, tag_of, view_of
 from shared.residency import (
+    ANYBODY,
     OPEN,
     RULES_MAX,
     Action,
@@ -226,6 +227,9 @@ def test_the_label_of_a_value_is_that_of_its_worst_field() -> None:
     assert label({"age": 36, "name": "Ada"}) is Label.PERSONAL
     assert label({"visits": [{"day": 1}, {"diagnosis": "flu"}]}) is Label.SENSITIVE
     assert label(36) is Label.INTERNAL
+    unseen = tag_of(EU_ONLY, "patients/7")
+    assert unseen is not None
+    assert unseen.label is Label.SENSITIVE, "what nobody looked at may have every field"
     assert tag_of(EU_ONLY, "doctors/7", {"name": "Bob"}) is None
 
 
@@ -289,6 +293,14 @@ def test_a_kind_and_a_node_narrow_a_rule() -> None:
     asked = [(BERLIN, Kind.MODEL), (BERLIN, Kind.DATA), (OHIO, Kind.MODEL)]
     answers = [bool(decide(ready(text), tag, place, Action(key="k", kind=kind))) for place, kind in asked]
     assert answers == [True, False, False]
+
+
+@given(policies, tags, places, actions)
+def test_what_is_said_to_all_may_be_everywhere(
+    text: PolicyText, tag: Tag, place: Place, action: Action
+) -> None:
+    if decide(ready(text), tag, ANYBODY, action):
+        assert decide(ready(text), tag, place, action)
 
 
 def test_a_policy_is_a_value() -> None:
