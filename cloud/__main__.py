@@ -28,6 +28,8 @@ from cloud.balancer.core import Balancer
 from cloud.balancer.service import balancer_service
 from cloud.client import Fleet
 from cloud.facts import NodeNews
+from cloud.history.core import History
+from cloud.history.service import history_service
 from cloud.operator.core import Operator
 from cloud.operator.service import operator_service
 from cloud.readers import Readers
@@ -123,6 +125,7 @@ class Cloud:
         self.operator = operator_service(Operator(readers.table(), readers.epoch_of), self.bus)
         self.catalog = catalog_service(catalog, self.bus, blobs, store, key, self._model_added)
         self.ingest = IngestWorker(Ingest(), self.bus, store.telemetry, group=group_of(config, store))
+        self.history = history_service(History(), self.bus, store.telemetry)
         self.bus.watch_link(lambda link: self._announce(online=True) if link.up else None)
         self.store, self.stopped = store, asyncio.Event()
 
@@ -137,6 +140,7 @@ class Cloud:
                 self._repeat(),
                 self._api(),
                 self.ingest.run(),
+                self.history.run(),
                 *(service.run() for service in services),
             )
             self._announce(online=False)

@@ -34,8 +34,26 @@ from shared.messages import (
     Upload,
 )
 from shared.replies import UploadProgress
+from shared.telemetry import (
+    POINTS_MAX,
+    LedgerPage,
+    LedgerRow,
+    LettersPage,
+    LetterView,
+    Series,
+    TelemetryAsk,
+    TelemetryKind,
+)
 from shared.tensors import AnyArray, pack_inputs, unpack_inputs
-from shared.topics import APP_COMMAND, APP_DEPLOY, APP_INFER, APP_QUERY, APP_UPLOAD, CHUNK_BYTES
+from shared.topics import (
+    APP_COMMAND,
+    APP_DEPLOY,
+    APP_INFER,
+    APP_QUERY,
+    APP_TELEMETRY,
+    APP_UPLOAD,
+    CHUNK_BYTES,
+)
 from shared.views import DeploymentView, Explanation, ModelView, NodeView, Overview
 from shared.wire import unpacked
 
@@ -187,6 +205,50 @@ class Fleet:
     async def why(self, request: str) -> Explanation:
         """Why a request went where it went; ``last`` is this cloud's latest."""
         return await self._query(QueryKind.WHY, Explanation, request)
+
+    async def telemetry(
+        self,
+        node: str,
+        stream: str,
+        since_unix_s: float = 0.0,
+        until_unix_s: float = 0.0,
+        every_s: float = 0.0,
+        limit: int = POINTS_MAX,
+    ) -> Series:
+        """Samples of a stream, one point for every ``every_s`` seconds; see :class:`TelemetryAsk`."""
+        return await self._telemetry(
+            Series,
+            kind=TelemetryKind.SERIES,
+            node=node,
+            stream=stream,
+            since_unix_s=since_unix_s,
+            until_unix_s=until_unix_s,
+            every_s=every_s,
+            limit=limit,
+        )
+
+    async def ledger(self, node: str = "") -> list[LedgerRow]:
+        """What every stream of a node (empty: of all nodes) produced, and what became of it."""
+        rows: list[LedgerRow] = []
+        after = ""
+        while True:
+            page = await self._telemetry(LedgerPage, kind=TelemetryKind.LEDGER, node=node, after=after)
+            rows += page.rows
+            after = page.next
+            if not after:
+                return rows
+
+    async def letters(self, node: str = "", limit: int = 100) -> list[LetterView]:
+        """Telemetry that could not be taken, the newest first."""
+        page = await self._telemetry(LettersPage, kind=TelemetryKind.LETTERS, node=node, limit=limit)
+        return list(page.rows)
+
+    async def _telemetry(self, of: type[T], **what: Any) -> T:
+        def build(correlation: str, left_s: float) -> TelemetryAsk:
+            return TelemetryAsk(correlation=correlation, budget_s=left_s, **what)
+
+        reply = await self._asker.ask(APP_TELEMETRY.at(app=self.app), build, self.budget_s)
+        return unpacked(reply.body, of)
 
     async def status(self) -> dict[str, Any]:
         """Versions, clock and counters of the cloud process."""

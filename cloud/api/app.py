@@ -6,7 +6,7 @@ from importlib.metadata import version
 from fastapi import FastAPI
 
 from broker.service import Service
-from cloud.api import federated, health, inference, models, nodes, pages, problems, schema, tasks
+from cloud.api import federated, health, inference, models, nodes, pages, problems, schema, tasks, telemetry
 from cloud.client import Fleet
 from cloud.tasks.core import Event
 
@@ -38,6 +38,7 @@ def create_app(
         models.router,
         inference.router,
         tasks.router,
+        telemetry.router,
         federated.router,
         health.router,
     )

@@ -17,6 +17,7 @@ from cloud.cli.learn import learn
 from cloud.cli.options import examples
 from cloud.cli.processes import processes
 from cloud.cli.read import read
+from cloud.cli.telemetry import telemetry
 from cloud.cli.watch import watch
 from shared.errors import ShoalError
 
@@ -49,7 +50,7 @@ def build() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback()(_options)
-    for part in (demo, processes, read, act, watch, doctor, enrol, compile_, inspect, learn):
+    for part in (demo, processes, read, act, watch, telemetry, doctor, enrol, compile_, inspect, learn):
         part(app)
     return app
 

@@ -1,0 +1,1 @@
+"""What devices measured, for whoever asks: samples by time, the ledger, dead letters."""
