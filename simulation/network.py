@@ -21,6 +21,8 @@ from shared.wire import decode, encode
 ToEvent = Callable[[dict[str, str], Any], object]
 Perform = Callable[[Effect], None]
 
+AFTER_S = 1e-6
+
 
 class Clock:
     """Virtual time and everything that is still to happen."""
@@ -113,7 +115,9 @@ class Member:
 class Network:
     """A broker and bad links: each delivery is lost, repeated and delayed on its own, and so reordered.
 
-    ``delay_s``: least and most.
+    ``delay_s``: least and most. ``ordered``: what is retained reaches a subscriber in the order in which it
+    was published, as MQTT promises for one topic (5.0, section 4.6); what came after a message also comes
+    after its repetition.
     """
 
     def __init__(
@@ -123,8 +127,11 @@ class Network:
         loss: float = 0.05,
         repetition: float = 0.05,
         delay_s: tuple[float, float] = (0.01, 2.0),
+        ordered: bool = False,
     ) -> None:
         self.clock, self.loss, self.repetition, self.delay_s = clock, loss, repetition, delay_s
+        self.ordered = ordered
+        self._last: dict[tuple[Member, str], float] = {}
         self.counts: Counter[str] = Counter()
         self.retained: dict[str, tuple[Address[Any], bytes]] = {}
         self.listeners: dict[tuple[str, str], list[tuple[Member, Topic[Any], ToEvent]]] = {}
@@ -151,23 +158,28 @@ class Network:
         for narrow in ("", *ids.values()):
             for member, topic, to_event in self.listeners.get((to.topic.pattern, narrow), ()):
                 if only is None or only is member:
-                    self._send(member, topic, to_event, ids, payload)
+                    last = (member, to.name) if self.ordered and to.topic.retain else None
+                    self._send(last, member, topic, to_event, ids, payload)
 
-    def _send(
-        self, member: Member, topic: Topic[Any], to_event: ToEvent, ids: dict[str, str], payload: bytes
-    ) -> None:
-        chance, clock = self.clock.random.random, self.clock
+    def _send(self, last: tuple[Member, str] | None, *delivery: Any) -> None:
+        chance = self.clock.random.random
         self.counts["sent"] += 1
         if chance() < self.loss:
             self.counts["lost"] += 1
             return
-        least, most = self.delay_s
-        clock.after(least + (most - least) * chance(), self._deliver, member, topic, to_event, ids, payload)
+        self._schedule(last, delivery)
         if chance() < self.repetition:
             self.counts["repeated"] += 1
-            clock.after(
-                least + (most - least) * chance(), self._deliver, member, topic, to_event, ids, payload
-            )
+            self._schedule(last, delivery)
+
+    def _schedule(self, last: tuple[Member, str] | None, delivery: tuple[Any, ...]) -> None:
+        """``last``: after what was scheduled last under this key."""
+        (least, most), clock = self.delay_s, self.clock
+        wait_s = least + (most - least) * clock.random.random()
+        if last is not None:
+            wait_s = max(wait_s, self._last.get(last, 0.0) - clock.now + AFTER_S)
+            self._last[last] = clock.now + wait_s
+        clock.after(wait_s, self._deliver, *delivery)
 
     def _deliver(
         self, member: Member, topic: Topic[Any], to_event: ToEvent, ids: dict[str, str], payload: bytes

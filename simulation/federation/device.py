@@ -52,6 +52,7 @@ from shared.learning import Phase, Receipt, RoundFact, Task, UpdateHeader, Updat
 from shared.topics import RECEIPT, ROUND, UPDATE
 from shared.wire import encode as encode_message
 from simulation.federation.artifacts import Artifacts
+from simulation.federation.audit import Audit
 from simulation.federation.gym import Gym
 from simulation.federation.troubles import Drop, Fate, Nature, chance, spoiled
 from simulation.network import Member, Network
@@ -60,7 +61,6 @@ BUSY_TICK_S, IDLE_TICK_S = 0.5, 25.0
 READING_S, OPENING_S, ACK_S = 0.02, 0.05, 0.05
 NO_LINK_S = 30.0  # until a part that nobody acknowledges has failed
 REBOOT_S = (2.0, 20.0)
-VERSIONS_SHARED_MAX = 32
 
 
 @dataclass(slots=True)
@@ -99,7 +99,7 @@ class Surroundings:
     gym: Gym
     seed: int
     fate: Callable[[str, str, int], Fate]
-    settled: Callable[[str, str, Receipt], None]
+    audit: Audit
     count: Callable[[int], None]
 
 
@@ -174,7 +174,7 @@ class Device:
             self.clock.after(fate.at, self._at_epoch, self.epoch, lose)
 
     def _receipt(self, ids: dict[str, str], receipt: Receipt) -> ReceiptArrived:
-        self.around.settled(self.node, ids["job"], receipt)
+        self.around.audit.told(self.node, receipt)
         return ReceiptArrived(ids["job"], receipt)
 
     # Time -----------------------------------------------------------------------------------------------
@@ -263,7 +263,7 @@ class Device:
 
     def _fetch(self, digest: str) -> None:
         size = self.around.artifacts.size(digest)
-        wait_s = (size or 0) / self.nature.bytes_per_s + 2 * ACK_S
+        wait_s = size / self.nature.bytes_per_s + 2 * ACK_S
         self.clock.after(wait_s, self._at_epoch, self.epoch, self._fetched, digest)
 
     def _fetched(self, digest: str) -> None:
@@ -331,6 +331,7 @@ class Device:
         )
         stored = Stored(UpdateKey(work.job, fact.round, header.digest), header, work.ask)
         updates.put(stored, data, rest)
+        self.around.audit.sent(self.node, fact.round, codec.name, header.digest, data)
         return stored
 
     def _seed(self, work: Train) -> str:

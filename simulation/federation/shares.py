@@ -5,13 +5,13 @@ same shares: each class by Dirichlet(alpha) (Hsu, Qi and Brown 2019). A large fl
 repeated until there are some for everybody, and nothing that is trained on anywhere is held out elsewhere.
 """
 
-import importlib.util
 import tempfile
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cloud.learning.local import Dealer
 from edge.training.examples import Array, BadData, Examples
 from edge.training.sources import NpzFile
 from shared.errors import ConfigError
@@ -22,40 +22,19 @@ ONE_MIN = 4  # for the unluckiest device
 Hands = list[NDArray[np.int64]]
 
 
-def pool(folder: Path) -> Examples:
-    """All examples of a folder: ``shards.py`` as examples/digits has one is asked for the share of a fleet of
-    one device; else ``data.npz`` with x and y, of which a fifth is held out.
-
-    Raises :class:`ConfigError`.
+def pool(folder: Path) -> tuple[Examples, Examples]:
+    """All examples of a job's folder, whose ``shards.py`` is asked for the share of a fleet of one device;
+    and, as held-out ones, those that the model is to be compared on. Raises :class:`ConfigError`.
     """
-    try:
-        if not (folder / "shards.py").exists():
-            return NpzFile(folder / "data.npz", 0.2, "pool").read()
-        with tempfile.TemporaryDirectory(prefix="shoal-") as name:
-            (path,) = _module(folder / "shards.py").write_shards(Path(name), 1)
-            return NpzFile(path, 0.2, "pool").read()
-    except BadData as error:
-        raise ConfigError(f"{folder} holds no examples: {error}") from None
-
-
-def _module(path: Path) -> "_Shards":
-    spec = importlib.util.spec_from_file_location("shards", path)
-    if spec is None or spec.loader is None:
-        raise ConfigError(f"{path} is no Python module")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if not hasattr(module, "write_shards"):
-        raise ConfigError(f"{path} has no function write_shards(folder, devices)")
-    return module  # type: ignore[return-value]
-
-
-class _Shards:
-    """What ``shards.py`` has."""
-
-    @staticmethod
-    def write_shards(folder: Path, devices: int) -> list[Path]:
-        """One ``.npz`` a device."""
-        raise NotImplementedError
+    dealer = Dealer(folder)
+    with tempfile.TemporaryDirectory(prefix="shoal-") as name:
+        paths = dealer.deal(Path(name), 1, alpha=1.0, seed=0)
+        try:
+            found = NpzFile(paths[0], 0.2, "pool").read()
+        except BadData as error:
+            raise ConfigError(f"{folder} holds no examples: {error}") from None
+        test = dealer.test(paths)
+    return found, Examples(found.x[:0], found.y[:0], test.x, test.y)
 
 
 def deal(examples: Examples, devices: int, alpha: float, seed: int) -> list["Share"]:
