@@ -1,12 +1,26 @@
 """The application: routers, errors, OpenAPI at /docs, metrics at /metrics."""
 
 import asyncio
+from collections.abc import Sequence
 from importlib.metadata import version
+from pathlib import Path
 
 from fastapi import FastAPI
 
 from broker.service import Service
-from cloud.api import federated, health, inference, models, nodes, pages, problems, schema, tasks, telemetry
+from cloud.api import (
+    federated,
+    health,
+    inference,
+    learners,
+    models,
+    nodes,
+    pages,
+    problems,
+    schema,
+    tasks,
+    telemetry,
+)
 from cloud.client import Fleet
 from cloud.tasks.core import Event
 
@@ -21,17 +35,24 @@ with a login belongs in front of it.
 
 
 def create_app(
-    fleet: Fleet, service: Service[Event], waiters: tasks.TaskWaiters, *, upload_bytes_max: int
+    fleet: Fleet,
+    service: Service[Event],
+    waiters: tasks.TaskWaiters,
+    *,
+    upload_bytes_max: int,
+    artifacts: Sequence[Path] = (),
 ) -> FastAPI:
     """The API of one fleet. ``fleet`` is connected and stays so for the application's life.
 
-    ``service`` runs the tasks, and tells ``waiters`` about them.
+    ``service`` runs the tasks, and tells ``waiters`` about them. ``artifacts``: folders from which clients
+    that cannot speak MQTT may fetch.
     """
     app = FastAPI(
         title="Shoal", version=version("shoal"), description=DESCRIPTION, docs_url=None, redoc_url=None
     )
     app.state.fleet, app.state.upload_bytes_max = fleet, upload_bytes_max
     app.state.tasks, app.state.waiters = service, waiters
+    app.state.artifacts = tuple(artifacts)
     app.state.streams = asyncio.Semaphore(federated.STREAMS_MAX)
     routers = (
         nodes.router,
@@ -40,6 +61,7 @@ def create_app(
         tasks.router,
         telemetry.router,
         federated.router,
+        learners.router,
         health.router,
     )
     for router in routers:

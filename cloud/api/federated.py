@@ -58,7 +58,10 @@ async def job(request: Request, job: str) -> Response:
 @router.delete("/jobs/{job}", responses=returns(JobView), summary="Delete a job")
 async def delete(request: Request, job: str) -> Response:
     """Forget it and its rounds. A model that it made stays in the catalog. Answers with the job as it was."""
-    return answer(await learning_of(request).delete(job))
+    learning = learning_of(request)
+    view = await learning.job(job)
+    await learning.delete(job)
+    return answer(view)
 
 
 @router.post("/jobs/{job}/stop", status_code=202, responses=returns(JobView, 202), summary="Stop a job")

@@ -14,16 +14,17 @@ PROBLEM_JSON = "application/problem+json"
 
 # A refusal's code -> the HTTP status that says it best; anything else is 409: the fleet can't, as it is.
 _CODES: Mapping[HTTPStatus, str] = {
-    HTTPStatus.BAD_REQUEST: "bad-request bad-target",
+    HTTPStatus.BAD_REQUEST: "bad-request bad-target bad-job not-registered",
+    HTTPStatus.FORBIDDEN: "not-yours",
     HTTPStatus.NOT_FOUND: "no-such-node no-such-model no-such-deployment no-such-request unknown-module "
     "no-such-job no-such-round no-such-client",
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "too-large",
-    HTTPStatus.UNPROCESSABLE_ENTITY: "bad-input not-a-model bad-module bad-digest bad-piece",
+    HTTPStatus.UNPROCESSABLE_ENTITY: "bad-input not-a-model bad-module bad-digest bad-piece not-usable",
     # The module on the device failed; asking again would only repeat it.
     HTTPStatus.BAD_GATEWAY: "bad-output output-too-large runtime-error out-of-memory stack-overflow "
     "table-limit out-of-bounds division-by-zero unreachable illegal-operation denied exit",
     HTTPStatus.SERVICE_UNAVAILABLE: "overloaded outbox-full no-capacity no-node no-room not-stored draining "
-    "busy stopped",
+    "busy stopped starting too-many-jobs not-removed",
     HTTPStatus.GATEWAY_TIMEOUT: "deadline node-died not-saved",
 }
 _STATUS = {code: status for status, codes in _CODES.items() for code in codes.split()}

@@ -58,6 +58,12 @@ def takes_file() -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": {OCTETS: {"schema": file}}}}
 
 
+def gives_file() -> dict[int | str, dict[str, Any]]:
+    """For a route's ``responses=``: a success is a file as it is."""
+    file = {"type": "string", "format": "binary"}
+    return {**returns(str), 200: {"description": "Success", "content": {OCTETS: {"schema": file}}}}
+
+
 async def body(request: Request, of: type[T]) -> T:
     """The request's body, typed. Raises a problem with the place of the mistake."""
     try:

@@ -186,8 +186,8 @@ def delete(
     json: JsonOption = False,
 ) -> None:
     """Forget a job and its rounds. A model that it made stays in the catalog."""
-    found = ask(load_config(config, broker, fleet), lambda client: client.learning.delete(job))
-    emit(found, json, lambda: f"{found.spec.job} is deleted; it was {found.phase} at version {found.version}")
+    ask(load_config(config, broker, fleet), lambda client: client.learning.delete(job))
+    emit({"job": job, "deleted": True}, json, lambda: f"{job} is deleted")
 
 
 def report(

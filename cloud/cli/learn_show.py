@@ -15,7 +15,7 @@ from cloud.cli.show import age_text, bytes_text, facts_table
 from cloud.learning.follow import Watcher
 from cloud.learning.report import Report
 from cloud.learning.result import LearnResult
-from shared.learning import JobFact, JobView, LearnerView, Phase, RoundRow, RoundView
+from shared.learning import JobFact, JobView, LearnerView, Phase, RoundRow, RoundView, Task
 
 ROWS_SHOWN = 12
 POINTS_GOAL = 1.0  # behind the central model
@@ -246,10 +246,11 @@ class Board:
         for row in self.rows[-ROWS_SHOWN:]:
             _add(table, *_round_cells(row))
         fact = self._fact
-        done = self.rows[-1].round + 1 if self.rows else 0
-        if fact is not None and fact.round >= done and fact.phase not in (Phase.COMPLETED, Phase.ERROR):
+        done = self.rows[-1].round if self.rows else 0
+        if fact is not None and fact.round > done and fact.phase != Phase.COMPLETED:
+            phase = "evaluating" if fact.task == Task.EVALUATE else fact.phase
             counts = (fact.asked, fact.accepted, fact.rejected)
-            _add(table, str(fact.round), coloured(fact.phase), *(str(count) for count in counts))
+            _add(table, str(fact.round), coloured(phase), *(str(count) for count in counts))
         bar = Table.grid(padding=(0, 1))
         bar.add_row(
             ProgressBar(self._rounds, min(len(self.rows), self._rounds), width=40),

@@ -7,7 +7,7 @@ with fleet.learning.watch("digits") as news:
 
 import asyncio
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TypeVar
 
 import msgspec
@@ -25,18 +25,20 @@ from shared.learning import (
     LearnerView,
     LearnVerb,
     Receipt,
+    RoundFact,
     RoundRow,
     RoundView,
     UpdateAsk,
     UpdatePart,
 )
-from shared.messages import Query, QueryKind
-from shared.topics import APP_LEARN, APP_LEARNER, APP_QUERY, APP_UPDATE, JOB
+from shared.messages import Query, QueryKind, Reply
+from shared.topics import APP_LEARN, APP_LEARNER, APP_QUERY, APP_UPDATE, JOB, ROUND
 from shared.wire import decode, unpacked
 
 T = TypeVar("T")
 
 NEWS_MAX = 256
+RETAINED_S = 2.0  # a broker sends what it retains at once
 ROUNDS_MAX = 10_000
 LEARNERS_MAX = 100_000
 _NOTHING = b"\xc0"  # MessagePack's nil, a reply's empty body
@@ -67,9 +69,9 @@ class LearningClient:
         """From ERROR back to INITIALIZING."""
         return await self._steer(LearnVerb.RESET, job)
 
-    async def delete(self, job: str) -> JobView:
+    async def delete(self, job: str) -> None:
         """Forget it, with its rounds. A model that it made stays in the catalog."""
-        return await self._steer(LearnVerb.DELETE, job)
+        await self._ask(LearnVerb.DELETE, job)
 
     async def jobs(self) -> list[JobView]:
         """Every job that the cloud knows."""
@@ -93,6 +95,24 @@ class LearningClient:
     async def round(self, job: str, number: int) -> RoundView:
         """One round with everybody in it."""
         return await self._query(QueryKind.ROUND, RoundView, f"{job}/{number}")
+
+    async def open_round(self, job: str) -> RoundFact | None:
+        """What its devices are told now; None when nothing was published within ``RETAINED_S``."""
+        told: asyncio.Future[RoundFact] = asyncio.get_running_loop().create_future()
+
+        def heard(delivery: Delivery) -> None:
+            with suppress(RemoteError):
+                if delivery.payload and not told.done():
+                    told.set_result(decode(ROUND, delivery.payload))
+
+        subscription = self._bus.subscribe([ROUND.filter_for(job=job)], heard)
+        try:
+            async with asyncio.timeout(RETAINED_S):
+                return await told
+        except TimeoutError:
+            return None
+        finally:
+            subscription.close()
 
     async def learners(self) -> list[LearnerView]:
         """Who could be asked."""
@@ -148,11 +168,13 @@ class LearningClient:
             subscription.close()
 
     async def _steer(self, verb: LearnVerb, job: str, spec: JobSpec | None = None) -> JobView:
+        return unpacked((await self._ask(verb, job, spec)).body, JobView)
+
+    async def _ask(self, verb: LearnVerb, job: str, spec: JobSpec | None = None) -> Reply:
         def build(correlation: str, left_s: float) -> LearnAsk:
             return LearnAsk(correlation=correlation, budget_s=left_s, verb=verb, job=job, spec=spec)
 
-        reply = await self._asker.ask(APP_LEARN.at(app=self._app), build, self._budget_s())
-        return unpacked(reply.body, JobView)
+        return await self._asker.ask(APP_LEARN.at(app=self._app), build, self._budget_s())
 
     async def _query(self, kind: QueryKind, of: type[T], key: str = "", after: str = "") -> T:
         def build(correlation: str, left_s: float) -> Query:

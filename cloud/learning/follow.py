@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from cloud.client import Fleet
 
 RECHECK_S = 2.0  # news are pushed; this is for those that got lost
+ERROR_S_MAX = 20.0  # after an error the cloud tries again by itself, a few times, and sooner than this
 SILENCE_S_MAX = 30.0
 
 
@@ -46,11 +47,6 @@ async def create(fleet: "Fleet", job: JobFile, progress: Callable[[str, int, int
     return await fleet.learning.create(job.with_digests(digests))
 
 
-def over(view: JobView) -> bool:
-    """Nothing more will happen by itself: it is done, or waits for a person."""
-    return view.phase in (Phase.COMPLETED, Phase.ERROR)
-
-
 def succeeded(view: JobView) -> JobView:
     """The job itself. Raises :class:`Unavailable` when it waits for a person."""
     if view.phase == Phase.ERROR:
@@ -63,54 +59,52 @@ def succeeded(view: JobView) -> JobView:
 
 
 async def follow(learning: LearningClient, job: str, watcher: Watcher) -> JobView:
-    """Watch until the job is over; gives it as it is then.
+    """Watch until the job is completed, or in an error that stays; gives it as it is then.
 
     A cloud that restarts is waited for. Raises :class:`Unavailable` after ``SILENCE_S_MAX`` without an
     answer, ``Refused`` when there is no such job (any more).
     """
-    seen, silence = -1, _Silence(job, watcher)
+    clock = asyncio.get_running_loop().time
+    seen, silence, error = -1, _Lasting(clock), _Lasting(clock)
     with learning.watch(job) as news:
         while True:
             try:
                 view = await learning.job(job)
-                seen = await _rows(learning, job, seen, watcher)
-                silence.broken()
-                if over(view):
+                over = view.phase == Phase.COMPLETED
+                for row in await learning.rounds(job, seen):
+                    if over or row.round < view.round:
+                        watcher.row(row)
+                        seen = row.round
+                silence.ends()
+                if over or (view.phase == Phase.ERROR and error.lasts(ERROR_S_MAX)):
                     return view
-            except TimedOut as error:
-                silence.goes_on(error)
+                if view.phase != Phase.ERROR:
+                    error.ends()
+            except TimedOut as why:
+                if silence.lasts(SILENCE_S_MAX):
+                    raise Unavailable(
+                        f"the cloud does not answer ({why.detail}); the job goes on when it is back: "
+                        f"'shoal learn status {job}'"
+                    ) from None
+                watcher.silent(why.detail)
             await _news(news, watcher)
 
 
-class _Silence:
-    """Counts how long the cloud has not answered."""
+class _Lasting:
+    """A state that is borne for a while."""
 
-    def __init__(self, job: str, watcher: Watcher) -> None:
-        self._job, self._watcher, self._since = job, watcher, -1.0
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock, self._since = clock, -1.0
 
-    def broken(self) -> None:
+    def ends(self) -> None:
         self._since = -1.0
 
-    def goes_on(self, error: TimedOut) -> None:
-        now = asyncio.get_running_loop().time()
+    def lasts(self, s_max: float) -> bool:
+        """It is so now. Whether it has been so for ``s_max`` seconds."""
+        now = self._clock()
         if self._since < 0:
             self._since = now
-        elif now - self._since > SILENCE_S_MAX:
-            raise Unavailable(
-                f"the cloud does not answer ({error.detail}); the job goes on when it is back: "
-                f"'shoal learn status {self._job}'"
-            ) from None
-        self._watcher.silent(error.detail)
-
-
-async def _rows(learning: LearningClient, job: str, seen: int, watcher: Watcher) -> int:
-    """Tell of the rounds that ended since ``seen``, not of the one that is open; gives the last of them."""
-    for row in await learning.rounds(job, seen):
-        if row.phase not in (Phase.COMPLETED, Phase.ERROR):
-            break
-        watcher.row(row)
-        seen = row.round
-    return seen
+        return now - self._since >= s_max
 
 
 async def _news(news: "asyncio.Queue[JobNews]", watcher: Watcher) -> None:

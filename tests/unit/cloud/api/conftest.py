@@ -24,12 +24,14 @@ UPLOAD_BYTES_MAX = 1000
 class World:
     """One start of the API. ``client`` talks to the application without a socket."""
 
-    def __init__(self, fleet: FakeFleet, store: Store) -> None:
+    def __init__(self, fleet: FakeFleet, store: Store, folder: Path) -> None:
         self.fleet, self.waiters = fleet, TaskWaiters()
         bus = MemoryBus(MemoryBroker())
         fake: Any = fleet
         self.service = tasks_service(Tasks(), bus, fake, store, self.waiters.announce)
-        self.app = create_app(fake, self.service, self.waiters, upload_bytes_max=UPLOAD_BYTES_MAX)
+        self.app = create_app(
+            fake, self.service, self.waiters, upload_bytes_max=UPLOAD_BYTES_MAX, artifacts=[folder]
+        )
         transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)
         self.client = httpx.AsyncClient(transport=transport, base_url="http://localhost")
 
@@ -37,7 +39,7 @@ class World:
 @asynccontextmanager
 async def running(fleet: FakeFleet, folder: Path) -> AsyncIterator[World]:
     store = Store.open(f"sqlite:///{folder / 'tasks.db'}")
-    world = World(fleet, store)
+    world = World(fleet, store, folder)
     serving = asyncio.create_task(world.service.run(), name="tasks")
     await asyncio.sleep(0)
     world.service.feed(Restored(tuple(store.tasks())))

@@ -171,6 +171,8 @@ def test_every_operation_says_what_it_takes_and_returns_and_how_it_fails(tell: T
         if path == "/metrics":
             continue
         assert "application/problem+json" in one["responses"]["4XX"]["content"], path
+        if "application/octet-stream" in success["content"]:
+            continue
         assert success["content"]["application/json"]["schema"], path
         if verb == "post" and not path.endswith(("/{verb}", "/stop", "/reset")):
             assert one["requestBody"]["content"], path

@@ -206,7 +206,10 @@ def test_with_json_it_prints_one_object(shoal: Shoal, fleet: FakeFleet) -> None:
     assert found["next"] == ["shoal deploy digits --to all", "shoal learn report digits"]
 
 
-def test_a_job_that_fails_says_why_and_how_it_goes_on(shoal: Shoal, fleet: FakeFleet) -> None:
+def test_a_job_that_fails_says_why_and_how_it_goes_on(
+    shoal: Shoal, fleet: FakeFleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cloud.learning.follow.ERROR_S_MAX", 0.0)
     said = played(shoal, fleet, "--json", ends=Phase.ERROR)
     assert (said.code, said.out) == (1, "")
     assert "no quorum" in said.err

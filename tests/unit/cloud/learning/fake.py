@@ -18,6 +18,7 @@ from shared.learning import (
     Phase,
     Receipt,
     ReceiptStatus,
+    RoundFact,
     RoundRow,
     RoundView,
     Source,
@@ -127,10 +128,10 @@ class FakeLearning:
         self.put(view)
         return view
 
-    async def delete(self, job: str) -> JobView:
+    async def delete(self, job: str) -> None:
         self._find(job)
+        self.views.pop(job)
         self.tell(JobNews(job, None))
-        return self.views.pop(job)
 
     async def jobs(self) -> list[JobView]:
         if self.failing is not None:
@@ -149,6 +150,12 @@ class FakeLearning:
             if found.round == number:
                 return RoundView(row=found, clients=clients_of(number))
         raise Refused("no-such-round", f"{job} has no round {number}")
+
+    async def open_round(self, job: str) -> RoundFact | None:
+        view = self._find(job)
+        if view.phase != Phase.TRAINING:
+            return None
+        return RoundFact(job=job, round=view.round, term=1, phase=Phase.TRAINING, cohort=tuple(self.clients))
 
     async def learners(self) -> list[LearnerView]:
         if self.failing is not None:

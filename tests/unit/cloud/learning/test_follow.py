@@ -75,6 +75,7 @@ def test_but_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "SILENCE_S_MAX", 0.0)
 
     async def story(learning: FakeLearning) -> None:
+        learning.put(view(Phase.TRAINING, 0))
         learning.failing = NOBODY
         with pytest.raises(Unavailable, match="shoal learn status digits"):
             await follow(learning, "digits", Watcher())  # type: ignore[arg-type]
@@ -91,6 +92,29 @@ def test_a_job_that_is_deleted_meanwhile_ends_the_watch() -> None:
         await learning.delete("digits")
         with pytest.raises(Refused, match="no-such-job"):
             await following
+
+    tell(story)
+
+
+def test_an_error_that_the_cloud_mends_itself_is_waited_for() -> None:
+    async def story(learning: FakeLearning) -> None:
+        learning.put(view(Phase.ERROR, 0))
+        following = asyncio.create_task(follow(learning, "digits", Watcher()))  # type: ignore[arg-type]
+        while not learning.watching:
+            await asyncio.sleep(0)
+        learning.put(view(Phase.INITIALIZING, 0))
+        learning.put(view(Phase.COMPLETED, 0), row(0))
+        assert (await following).phase == Phase.COMPLETED
+
+    tell(story)
+
+
+def test_one_that_stays_ends_the_watch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "ERROR_S_MAX", 0.0)
+
+    async def story(learning: FakeLearning) -> None:
+        learning.put(view(Phase.ERROR, 0))
+        assert (await follow(learning, "digits", Watcher())).phase == Phase.ERROR  # type: ignore[arg-type]
 
     tell(story)
 
