@@ -6,6 +6,7 @@ import logging
 import secrets
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
@@ -19,15 +20,21 @@ from cloud.api.app import create_app
 from cloud.api.server import serve_http
 from cloud.api.tasks import TaskWaiters
 from cloud.artifacts import sender
-from cloud.artifacts.blobs import BlobFolder
+from cloud.artifacts.blobs import BlobFolder, BlobFolders
 from cloud.artifacts.catalog import Catalog, CatalogLimits
 from cloud.artifacts.entry import Entry
-from cloud.artifacts.keys import public_hex, signing_key
-from cloud.artifacts.service import catalog_service, sender_service
+from cloud.artifacts.events import Offered
+from cloud.artifacts.keys import public_hex, signed, signing_key
+from cloud.artifacts.service import OwnPackages, catalog_service, sender_service
 from cloud.balancer.core import Balancer
 from cloud.balancer.service import balancer_service
 from cloud.client import Fleet
 from cloud.facts import NodeNews
+from cloud.federated import events as federated
+from cloud.federated.core import Coordinator
+from cloud.federated.executor import Executor
+from cloud.federated.service import learning_service
+from cloud.federated.views import LearningViews
 from cloud.history.core import History
 from cloud.history.service import history_service
 from cloud.operator.core import Operator
@@ -38,7 +45,7 @@ from cloud.registry.service import registry_service
 from cloud.rollout.core import Rollout
 from cloud.rollout.events import ModelAdded
 from cloud.rollout.service import rollout
-from cloud.store.store import Store
+from cloud.store.store import DATABASE_FILE, Store
 from cloud.tasks.core import Restored, Tasks
 from cloud.tasks.service import tasks_service
 from cloud.telemetry.core import Ingest
@@ -88,7 +95,7 @@ async def serve(config: Config) -> None:
     """Run until SIGTERM or SIGINT."""
     data = absolute(config.cloud.data)
     await asyncio.to_thread(data.mkdir, parents=True, exist_ok=True)
-    url = config.cloud.store or Store.url_of(data / "shoal.db")
+    url = config.cloud.store or Store.url_of(data / DATABASE_FILE)
     store = await asyncio.to_thread(Store.open, url)
     try:
         await Cloud(config, data, store, store.next_term(time.time())).run()
@@ -117,10 +124,29 @@ class Cloud:
         )
         registry, balancer, rules = Registry(), Balancer(config.balancer), Rollout()
         catalog = Catalog(CatalogLimits(upload_bytes_max=config.cloud.upload_bytes_max))
-        readers = Readers(config.fleet, term, registry, balancer, catalog, rules, version("shoal"), time.time)
+        coordinator = Coordinator(term, time.time() - time.monotonic())
+        learning = LearningViews(coordinator, time.monotonic)
+        readers = Readers(
+            config.fleet, term, registry, balancer, catalog, rules, learning, version("shoal"), time.time
+        )
         self.balancer = balancer_service(balancer, self.bus)
         self.rollout = rollout(rules, self.bus, store)
-        self.sender = sender_service(sender.Sender(), self.bus, blobs)
+        self.executor = Executor(
+            data / "learning",
+            OwnPackages(blobs, self._offered(asyncio.get_running_loop())),
+            lambda manifest: signed(manifest, key),
+            time.perf_counter,
+        )
+        self.executor.open()
+        versions = BlobFolders(blobs, BlobFolder(self.executor.artifacts))
+        self.sender = sender_service(sender.Sender(), self.bus, versions)
+        self.learning = learning_service(
+            coordinator,
+            self.bus,
+            self.executor,
+            lambda manifest: self.sender.feed(sender.Known.of(manifest)),
+            lambda digest: self.sender.feed(sender.Retired(digest)),
+        )
         self.registry = registry_service(registry, self.bus, store, self._node_changed)
         self.operator = operator_service(Operator(readers.table(), readers.epoch_of), self.bus)
         self.catalog = catalog_service(catalog, self.bus, blobs, store, key, self._model_added)
@@ -133,7 +159,15 @@ class Cloud:
         """Until it is told to stop."""
         on_signals(lambda _: self.stopped.set())
         buses = [asyncio.create_task(self.bus.run(), name="bus")]
-        services = (self.registry, self.balancer, self.rollout, self.sender, self.operator, self.catalog)
+        services = (
+            self.registry,
+            self.balancer,
+            self.rollout,
+            self.sender,
+            self.operator,
+            self.catalog,
+            self.learning,
+        )
         try:
             await until(
                 self.stopped,
@@ -150,6 +184,7 @@ class Cloud:
         finally:
             await self.bus.close()
             await asyncio.gather(*buses, return_exceptions=True)
+            self.executor.close()
 
     async def _api(self) -> None:
         """The REST API as an application of its own: its own user, its own connection."""
@@ -188,13 +223,23 @@ class Cloud:
     def _announce(self, *, online: bool) -> None:
         self.bus.publish(CLOUD.at().name, encode(self._presence(online=online)), qos=CLOUD.qos, retain=True)
 
+    def _offered(self, loop: asyncio.AbstractEventLoop) -> Callable[[Offered], None]:
+        """Into the catalog, from whichever thread made the package."""
+
+        def offered(event: Offered) -> None:
+            loop.call_soon_threadsafe(self.catalog.feed, event)
+
+        return offered
+
     def _node_changed(self, news: NodeNews) -> None:
         self.balancer.feed(news)
         self.rollout.feed(news)
+        self.learning.feed(news)
 
     def _model_added(self, entry: Entry) -> None:
         manifest = entry.manifest
         self.rollout.feed(ModelAdded(manifest.name, manifest.version, manifest.digest))
+        self.learning.feed(federated.ModelAdded(manifest.name, manifest.version, manifest.digest))
         self.sender.feed(sender.Known.of(manifest))
 
 

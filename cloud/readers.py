@@ -6,6 +6,7 @@ from itertools import islice
 from cloud.artifacts.catalog import Catalog
 from cloud.balancer.core import Balancer
 from cloud.facts import NodeStatus
+from cloud.federated.views import LearningViews, NoSuchThing
 from cloud.operator.core import NotThere, Reader
 from cloud.registry import node as registered
 from cloud.registry.core import Registry
@@ -36,9 +37,11 @@ class Readers:
         balancer: Balancer,
         catalog: Catalog,
         rollout: Rollout,
+        learning: LearningViews,
         version: str,
         unix_s: Callable[[], float],
     ) -> None:
+        self._learning = learning
         self._fleet, self._term, self._version, self._unix_s = fleet, term, version, unix_s
         self._registry, self._balancer, self._catalog, self._rollout = registry, balancer, catalog, rollout
 
@@ -52,6 +55,7 @@ class Readers:
             QueryKind.DEPLOYMENTS: lambda _: self._deployments(),
             QueryKind.WHY: lambda query: self._why(query.key),
             QueryKind.STATUS: lambda _: self._status(),
+            **{kind: _checked(reader) for kind, reader in self._learning.table().items()},
         }
 
     def epoch_of(self, node: str) -> int:
@@ -113,6 +117,18 @@ class Readers:
             "nodes": len(self._registry),
             "requests": {**self._balancer.counts, "waiting": self._balancer.waiting},
         }
+
+
+def _checked(reader: Reader) -> Reader:
+    """What learning does not have is not there, in the operator's words."""
+
+    def read(query: Query) -> object:
+        try:
+            return reader(query)
+        except NoSuchThing as error:
+            raise NotThere(error.code, str(error)) from None
+
+    return read
 
 
 def view(found: registered.NodeView) -> NodeView:

@@ -69,6 +69,10 @@ class BlobFolder:
         finally:
             os.close(descriptor)
 
+    def whole(self, digest: str) -> bytes:
+        """All of a whole artifact."""
+        return self._file(digest, SUFFIX).read_bytes()
+
     def delete(self, digest: str) -> None:
         """Remove the artifact and its part, as far as they are there."""
         for suffix in (SUFFIX, PART):
@@ -78,3 +82,19 @@ class BlobFolder:
         if not is_digest(digest):
             raise ValueError(f"{digest[:80]!r} is not a digest")
         return self.folder / f"{digest}{suffix}"
+
+
+class BlobFolders:
+    """Several folders to send from: models lie in one, what training starts from in another."""
+
+    def __init__(self, *folders: BlobFolder) -> None:
+        self._folders = folders
+
+    def read(self, digest: str, offset: int, length: int) -> bytes:
+        """A piece of a whole artifact, wherever it lies."""
+        for folder in self._folders[:-1]:
+            try:
+                return folder.read(digest, offset, length)
+            except FileNotFoundError:
+                continue
+        return self._folders[-1].read(digest, offset, length)

@@ -28,6 +28,7 @@ from cloud.artifacts.events import (
     Event,
     Examine,
     Examined,
+    Offered,
     PieceArrived,
     PieceWritten,
     Record,
@@ -113,6 +114,8 @@ class Catalog:
                 return self._arrived(event, now)
             case PieceWritten():
                 return self._written(event, now)
+            case Offered(digest, size_bytes):
+                return self._offered(digest, size_bytes, now)
             case Examined():
                 return self._examined(event)
             case Recorded(entry):
@@ -127,7 +130,7 @@ class Catalog:
     def check(self) -> None:
         """Invariants."""
         assert not self.entries.keys() & self.uploads.keys()
-        assert len(self.uploads) <= self.limits.uploads_max
+        assert sum(one.app != "" for one in self.uploads.values()) <= self.limits.uploads_max
         names = [(one.manifest.name, one.manifest.version) for one in self.entries.values()]
         assert len(names) == len(set(names)), "a version names one artifact"
         assert self.unpublished.keys() <= self.entries.keys()
@@ -184,6 +187,16 @@ class Catalog:
         upload.bytes_have += event.length
         upload.deadline = now + self.limits.upload_deadline_s
         return self._go_on(upload, event.asker)
+
+    def _offered(self, digest: str, size_bytes: int, now: float) -> list[Effect]:
+        known = self.entries.get(digest)
+        if known is not None:
+            return [Announce(known)]
+        if digest in self.uploads or len(self.entries) + len(self.uploads) >= self.limits.entries_max:
+            return [Ignore(f"no place for {digest[:8]}, or it is on its way already")]
+        deadline = now + self.limits.upload_deadline_s
+        upload = self.uploads[digest] = Upload(digest, "", size_bytes, deadline, size_bytes)
+        return self._enter(upload, Phase.EXAMINING, Examine(digest))
 
     def _go_on(self, upload: Upload, asker: Asker) -> list[Effect]:
         """Ask for the next piece, or look at the whole."""

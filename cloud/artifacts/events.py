@@ -41,6 +41,14 @@ class PieceArrived:
 
 
 @dataclass(frozen=True, slots=True)
+class Offered:
+    """Another capability of this cloud has written a whole package, as if it had been uploaded."""
+
+    digest: str
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class PieceWritten:
     """The piece is in the part file."""
 
@@ -67,7 +75,9 @@ class Recorded:
     entry: Entry
 
 
-Event = Restored | PieceArrived | PieceWritten | Examined | Recorded | Failed | Tick | LinkUp | LinkDown
+Event = (
+    Restored | PieceArrived | Offered | PieceWritten | Examined | Recorded | Failed | Tick | LinkUp | LinkDown
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,6 +40,13 @@ class Known:
 
 
 @dataclass(frozen=True, slots=True)
+class Retired:
+    """The artifact is no longer sent."""
+
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
 class WantSeen:
     """A device asks for chunks; with no ranges it says that it needs nothing more."""
 
@@ -64,7 +71,7 @@ class SendChunk(Work):
     chunk_bytes: int
 
 
-Event = Known | WantSeen | ChunkSent | Failed | Tick | LinkUp | LinkDown
+Event = Known | Retired | WantSeen | ChunkSent | Failed | Tick | LinkUp | LinkDown
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +151,7 @@ class Sender:
     limits: SenderLimits = field(default_factory=SenderLimits)
     linked: bool = False
     known: dict[str, Known] = field(default_factory=dict)
+    retired: set[str] = field(default_factory=set)  # of which a chunk may still be on its way
     passes: dict[str, Pass] = field(default_factory=dict)  # in turn: the first one sends next
     flying: int = 0
 
@@ -154,6 +162,8 @@ class Sender:
         match event:
             case Known():
                 said = self._learn(event)
+            case Retired(digest):
+                said = self._retire(digest)
             case WantSeen(node, want):
                 said = self._seen(node, want, now)
             case ChunkSent(digest, index):
@@ -172,6 +182,7 @@ class Sender:
         assert self.flying == sum(len(one.flying) for one in self.passes.values()) <= self.limits.window
         assert len(self.passes) <= self.limits.passes_max
         assert sum(len(one.waiters) for one in self.passes.values()) <= self.limits.nodes_max
+        assert self.retired <= self.passes.keys()
         for digest, one in self.passes.items():
             pairs = {(n, node) for n, nodes in (*one.wanted.items(), *one.later.items()) for node in nodes}
             assert pairs == {(index, node) for node, who in one.waiters.items() for index in who.chunks}
@@ -184,11 +195,22 @@ class Sender:
         if known.digest not in self.known and len(self.known) >= self.limits.artifacts_max:
             return [Ignore(f"{len(self.known)} artifacts are known; {known.digest[:8]} can't be sent")]
         self.known[known.digest] = known
+        self.retired.discard(known.digest)
+        return []
+
+    def _retire(self, digest: str) -> list[Effect]:
+        one = self.passes.get(digest)
+        if one is None:
+            self.known.pop(digest, None)
+            return []
+        self.retired.add(digest)
+        for node in tuple(one.waiters):
+            one.drop(node)
         return []
 
     def _seen(self, node: str, want: Want, now: float) -> list[Effect]:
         known = self.known.get(want.digest)
-        if known is None:
+        if known is None or want.digest in self.retired:
             return [Ignore(f"{node} wants an unknown artifact")]
         if not want.ranges:
             return self._left(node, want.digest)
@@ -241,6 +263,9 @@ class Sender:
                 one.drop(node)
             if one.tidy(now, self.limits.resend_s):
                 del self.passes[digest]
+                if digest in self.retired:
+                    self.retired.remove(digest)
+                    del self.known[digest]
         return []
 
     def _send(self) -> list[Effect]:

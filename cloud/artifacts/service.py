@@ -4,6 +4,8 @@ import asyncio
 import time
 from collections.abc import Callable
 from functools import partial
+from hashlib import sha256
+from typing import Protocol
 
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -21,6 +23,7 @@ from cloud.artifacts.events import (
     Event,
     Examine,
     Examined,
+    Offered,
     PieceArrived,
     PieceWritten,
     Record,
@@ -112,9 +115,34 @@ class _CatalogShell:
         return Recorded(entry)
 
 
-def sender_service(
-    core: Sender, bus: Bus, blobs: BlobFolder, *, tick_s: float = 0.25
-) -> Service[sender.Event]:
+class OwnPackages:
+    """What the rest of the cloud does with packages. ``feed``: the catalog's, from any thread."""
+
+    def __init__(self, blobs: BlobFolder, feed: Callable[[Offered], None]) -> None:
+        self._blobs, self._feed = blobs, feed
+
+    def read(self, digest: str) -> bytes:
+        """A package of the catalog. Raises ``OSError`` where there is none."""
+        return self._blobs.whole(digest)
+
+    def offer(self, package: bytes) -> str:
+        """Put a package that this cloud made into the catalog; gives its digest. Blocks."""
+        digest = sha256(package).hexdigest()
+        if digest not in self._blobs.held()[0]:
+            self._blobs.write(digest, 0, package)
+        self._feed(Offered(digest, len(package)))
+        return digest
+
+
+class Blobs(Protocol):
+    """Where chunks are read from."""
+
+    def read(self, digest: str, offset: int, length: int) -> bytes:
+        """A piece of a whole artifact."""
+        ...
+
+
+def sender_service(core: Sender, bus: Bus, blobs: Blobs, *, tick_s: float = 0.25) -> Service[sender.Event]:
     """Bind the sender. Feed it a :class:`~cloud.artifacts.sender.Known` for each artifact.
 
     ``bus`` may be a connection of its own: chunks then never stand before control traffic.
@@ -129,7 +157,7 @@ def sender_service(
     )
 
 
-async def _send(bus: Bus, blobs: BlobFolder, work: SendChunk) -> sender.Event:
+async def _send(bus: Bus, blobs: Blobs, work: SendChunk) -> sender.Event:
     """Publish one chunk and wait for the broker, but not for ever: a link may take the answer with it."""
     acknowledged: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 

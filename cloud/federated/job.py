@@ -1,0 +1,473 @@
+"""One job: rounds in sequence, and the legal moves of the coordinator.
+
+    INITIALIZING ──a cohort──> TRAINING ──enough updates, or deadline──> AGGREGATING ──> COMPLETED ──┐
+        ^  ^                      └── no quorum, or an exception ──> ERROR <──┘                      │
+        │  └──────────────── reset: by itself a few times, then by a person ──┘                      │
+        └───────────────────────────── the next round, or its evaluation ────────────────────────────┘
+
+An evaluation is a pass like training, with the same moves: AGGREGATING is then no more than adding up a few
+numbers. When no round follows, the model to be deployed is made, still in AGGREGATING, and the job stays in
+COMPLETED.
+
+Nothing takes effect before it is durable: each move makes a new :class:`JobState` and marks it to be
+written. What follows from a state (facts, pieces of work) is derived from it, by ``saying.py`` and by the
+coordinator, once the write is confirmed. So there is no list of things to do after a write, and a restart
+needs no other code.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import inf
+
+import msgspec
+
+from cloud.federated.events import Asker, Heard, Pass, StoredJob, Write
+from cloud.federated.fleet import Fleet, codecs_of, draw
+from cloud.federated.gate import NORMS_KEPT, Expected, Norms
+from cloud.federated.progress import better, budget_s, combined, evaluation_due, newest, why_enough
+from cloud.federated.records import Asked, Entry, JobState, Opening, Version
+from cloud.federated.round import ASKED, Round
+from cloud.federated.spec import asked_for
+from cloud.federated.strategies import Strategy, resolve
+from shared.core import Work
+from shared.errors import InvalidTransition
+from shared.learning import (
+    UPDATE_BYTES_MAX,
+    ClientRow,
+    JobFact,
+    JobSpec,
+    JobView,
+    Phase,
+    ReceiptStatus,
+    RoundFact,
+    RoundRow,
+    RoundView,
+    Task,
+)
+from shared.messages import Manifest
+
+NEXT: Mapping[Phase, frozenset[Phase]] = {
+    Phase.INITIALIZING: frozenset({Phase.TRAINING, Phase.AGGREGATING, Phase.COMPLETED, Phase.ERROR}),
+    Phase.TRAINING: frozenset({Phase.AGGREGATING, Phase.COMPLETED, Phase.ERROR}),
+    Phase.AGGREGATING: frozenset({Phase.COMPLETED, Phase.ERROR}),
+    Phase.COMPLETED: frozenset({Phase.INITIALIZING}),
+    Phase.ERROR: frozenset({Phase.INITIALIZING, Phase.COMPLETED}),
+}
+
+GATHER_S = 3.0  # at the start, for those who are about to register
+RESETS_MAX = 5
+RESET_S_MIN = 1.0
+RESET_S_MAX = 60.0
+WORK_S_MAX = 600.0
+ROWS_KEPT = 100_000
+_ENCODED_BYTES = 9  # of a parameter, at the very most: a gateway's sum of eight, and what frames cost
+_FRAME_BYTES = 4096
+
+
+@dataclass(slots=True)
+class Job:
+    """``answered``: (client, task) -> of its newest update that counts, the round it answers and the digest.
+
+    ``due``: not before then is something tried (again). ``told_*``, ``offered``: what the broker holds.
+    """
+
+    state: JobState
+    strategy: Strategy
+    views: list[RoundView] = field(default_factory=list)
+    round: Round | None = None
+    answered: dict[tuple[str, Task], tuple[int, str]] = field(default_factory=dict)
+    last: dict[str, int] = field(default_factory=dict)
+    since: float = 0.0
+    due: float = 0.0
+    gathering: bool = True
+    fresh: bool = True  # nothing was tried yet in this phase
+    unsaved: bool = False
+    ended: RoundView | None = None
+    failed: RoundView | None = None
+    writing: Write | None = None
+    write_again: float = inf
+    working: Work | None = None
+    work_deadline: float = inf
+    expecting: str = ""  # digest of the model that the catalog was given
+    waiting: list[Asker] = field(default_factory=list)
+    told_round: RoundFact | None = None
+    told_job: JobFact | None = None
+    offered: dict[str, Manifest] = field(default_factory=dict)
+    gone: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, stored: StoredJob, term: int, now: float) -> "Job":
+        """As it was found on the disk: in the phase, and in the pass, that it was in."""
+        state = msgspec.structs.replace(stored.state, term=term)
+        job = cls(state, resolve(state.spec.strategy, state.spec.options), list(stored.views), since=now)
+        for one in (*stored.recent, *stored.answers):
+            job.answered[one.client, one.header.task] = (one.asked, one.header.digest)
+        for view in stored.views:
+            job.last |= {row.client: view.row.round for row in view.clients}
+        if state.phase is Phase.ERROR:
+            job.due = now + job.backoff_s
+        if state.opening is not None and state.phase in (Phase.TRAINING, Phase.AGGREGATING):
+            job.round = job._round(state.opening)
+            job.round.restore(stored.answers)
+        job._bound()
+        return job
+
+    @property
+    def name(self) -> str:
+        """Of the job."""
+        return self.state.spec.job
+
+    @property
+    def spec(self) -> JobSpec:
+        """What was asked for."""
+        return self.state.spec
+
+    @property
+    def durable(self) -> bool:
+        """Whether the state is on the disk as it is here."""
+        return not (self.unsaved or self.writing)
+
+    @property
+    def overlap(self) -> bool:
+        """Whether an update to an older version still counts."""
+        return self.strategy.kind == "async"
+
+    @property
+    def backoff_s(self) -> float:
+        """Before it is tried again by itself; infinite: a person has to reset it."""
+        if self.state.failures > RESETS_MAX:
+            return inf
+        return min(RESET_S_MIN * 2.0 ** max(0, self.state.failures - 1), RESET_S_MAX)
+
+    def enter(self, phase: Phase, now: float, **changes: object) -> None:
+        """Move. Raises :class:`InvalidTransition` where the table does not allow it."""
+        if phase not in NEXT[self.state.phase]:
+            raise InvalidTransition(f"job {self.name}: {self.state.phase} -> {phase}")
+        self.change(phase=phase, **changes)
+        self.since, self.due, self.fresh = now, now, True
+
+    def change(self, **changes: object) -> None:
+        """Another state, to be written."""
+        self.state = msgspec.structs.replace(self.state, **changes)
+        self.unsaved = True
+
+    def write(self) -> Write:
+        """All that has changed since the last one. It is repeated as it is until it is confirmed."""
+        self.writing = Write(self.name, Entry(state=self.state, ended=self.ended))
+        self.unsaved, self.ended = False, None
+        return self.writing
+
+    # A pass ----------------------------------------------------------------------------------------------
+
+    def open(self, fleet: Fleet, busy: Mapping[str, int], now: float) -> None:
+        """INITIALIZING: ask somebody, if there are enough to ask."""
+        if self.state.finishing:
+            self.enter(Phase.AGGREGATING, now, opening=None)
+        elif self.state.task is Task.EVALUATE:
+            self._open_evaluation(fleet, now)
+        else:
+            self._open_training(fleet, busy, now)
+
+    def _open_training(self, fleet: Fleet, busy: Mapping[str, int], now: float) -> None:
+        spec, state = self.spec, self.state
+        candidates = fleet.candidates(spec, busy)
+        if len(candidates) < spec.quorum:
+            if now - self.since >= spec.deadline_s_max:
+                self.fail(f"{len(candidates)} devices fit; the quorum is {spec.quorum}", now)
+            return
+        if len(candidates) < spec.clients and self.gathering and now - self.since < GATHER_S:
+            return
+        self.gathering = False
+        weights = {
+            client: fleet.weight(client, state.round - self.last.get(client, 0)) for client in candidates
+        }
+        seed = f"{spec.seed}/{spec.job}/{state.round}/{state.attempt}"
+        self._open(draw(weights, asked_for(spec), seed), now)
+
+    def _open_evaluation(self, fleet: Fleet, now: float) -> None:
+        """Those who just trained are awake. The draw is another one than for training."""
+        spec, state = self.spec, self.state
+        trained = accepted_of(state.view) if state.view else []
+        candidates = fleet.evaluators(spec, trained) or fleet.evaluators(spec, fleet.candidates(spec, {}))
+        if not candidates:
+            self.enter(Phase.TRAINING, now, opening=self._opening((), Task.EVALUATE))
+            self.enter(Phase.AGGREGATING, now)
+            self.evaluated({}, now)
+            return
+        count = spec.evaluators or len(candidates)
+        self._open(
+            draw(dict.fromkeys(candidates, 1.0), count, f"{spec.seed}/{spec.job}/{state.round}/e"), now
+        )
+
+    def _open(self, cohort: tuple[str, ...], now: float) -> None:
+        opening = self._opening(cohort, self.state.task)
+        changes: dict[str, object] = {"opening": opening, "detail": ""}
+        if self.overlap and opening.task is Task.TRAIN:
+            clients = {
+                client: Asked(opening.round, self.state.clients.get(client, Asked()).answered)
+                for client in cohort
+            }
+            changes["clients"] = {**self._recent(), **clients}
+        self.round = self._round(opening)
+        self.enter(Phase.TRAINING, now, **changes)
+
+    def _opening(self, cohort: tuple[str, ...], task: Task) -> Opening:
+        state = self.state
+        seconds = state.evaluate_s if task is Task.EVALUATE else state.train_s
+        return Opening(
+            round=state.round,
+            attempt=state.attempt,
+            task=task,
+            cohort=cohort,
+            seed=state.spec.seed,
+            budget_s=budget_s(state.spec, seconds),
+            norm_median=Norms(state.norms).median,
+        )
+
+    def _recent(self) -> dict[str, Asked]:
+        """Clients whose update could still be fresh enough."""
+        oldest = self.state.round - self.strategy.staleness_max
+        return {client: one for client, one in self.state.clients.items() if one.asked >= oldest}
+
+    def _round(self, opening: Opening) -> Round:
+        spec, ref = self.spec, self.state.version.ref
+        train = opening.task is Task.TRAIN
+        gateways = spec.gateways if train and self.strategy.gateways else ()
+        expected = Expected(
+            task=opening.task,
+            version=ref.version,
+            layout_hash=ref.layout_hash,
+            n_params=ref.n_params,
+            codecs=codecs_of(spec, bool(gateways)),
+            samples_max=spec.samples_max,
+            size_bytes_max=min(UPDATE_BYTES_MAX, _ENCODED_BYTES * ref.n_params + _FRAME_BYTES),
+            staleness_max=self.strategy.staleness_max,
+        )
+        return Round(
+            at=Pass(spec, ref, opening),
+            expected=expected,
+            wanted=spec.clients if train else len(opening.cohort),
+            quorum=spec.quorum if train else 0,
+            gateways=gateways,
+            earlier={client: one.asked for client, one in self.state.clients.items()} if train else {},
+        )
+
+    def closed(self, now: float) -> None:
+        """The pass takes nothing more."""
+        assert self.round is not None
+        if self.round.reason:
+            self.fail(self.round.reason, now)
+            return
+        for (client, asked), digest in self.round.done.items():
+            self.answered[client, self.round.at.opening.task] = (asked, digest)
+        self.enter(Phase.AGGREGATING, now)
+        if self.round.at.opening.task is Task.EVALUATE:
+            self.evaluated(self.round.rows, now)
+
+    # What came of it -------------------------------------------------------------------------------------
+
+    def aggregated(self, version: Version, aggregate_s: float, now: float) -> None:
+        """The next version is durable."""
+        assert self.round is not None
+        state, done = self.state, self.round
+        row = self.row(Phase.COMPLETED, now)
+        self.gone = tuple(one.digest for one in state.before.manifests) if state.before else ()
+        clients = {
+            **state.clients,
+            **{client: Asked(state.clients.get(client, Asked()).asked, asked) for client, asked in done.done},
+        }
+        self.change(
+            version=version,
+            before=state.version,
+            norms=(*state.norms, *sorted(done.norms))[-NORMS_KEPT:],
+            train_s=newest(state.train_s, done.rows),
+            clients=clients if self.overlap else {},
+            failures=0,
+        )
+        row = msgspec.structs.replace(row, aggregate_s=aggregate_s, version=version.ref.version)
+        view = RoundView(row=row, clients=tuple(done.rows.values()))
+        self.last |= dict.fromkeys(done.rows, state.round)
+        self.round = None
+        if evaluation_due(self.spec, state.round):
+            self.enter(Phase.COMPLETED, now, opening=None)
+            self.enter(Phase.INITIALIZING, now, view=view, task=Task.EVALUATE, attempt=0)
+        else:
+            self._end(view, now)
+
+    def evaluated(self, rows: Mapping[str, ClientRow], now: float) -> None:
+        """The round is over, and this is how good its version is."""
+        metrics, state = combined(rows.values()), self.state
+        view = state.view
+        assert view is not None
+        clients = tuple(
+            msgspec.structs.replace(row, metrics=rows[row.client].metrics or row.metrics)
+            if row.client in rows
+            else row
+            for row in view.clients
+        )
+        value = metrics.get(self.spec.stop.metric)
+        if value is not None and better(self.spec.stop, value, state.best):
+            self.change(best=value, best_round=state.round)
+        self.change(metrics=metrics or state.metrics, evaluate_s=newest(state.evaluate_s, rows), failures=0)
+        self.round = None
+        self._end(RoundView(row=msgspec.structs.replace(view.row, metrics=metrics), clients=clients), now)
+
+    def _end(self, view: RoundView, now: float) -> None:
+        """The round is over: the next one, or none."""
+        self.ended = view
+        self.views.append(view)
+        self._bound()
+        enough = why_enough(self.state)
+        if enough:
+            self.finish(enough, now)
+            return
+        self.enter(Phase.COMPLETED, now, opening=None, view=None)
+        number = self.state.round + 1
+        self.enter(Phase.INITIALIZING, now, round=number, task=Task.TRAIN, attempt=0)
+
+    def finish(self, detail: str, now: float) -> None:
+        """No round follows. Where a package is to serve the result, it is made first."""
+        self.round = None
+        changes: dict[str, object] = {"opening": None, "view": None, "detail": detail}
+        if not self.spec.serve or self.state.version.ref.version == 0:
+            self.enter(Phase.COMPLETED, now, closed=True, **changes)
+            return
+        if self.state.phase is Phase.ERROR:
+            self.enter(Phase.INITIALIZING, now)
+        if self.state.phase is not Phase.AGGREGATING:
+            self.enter(Phase.AGGREGATING, now)
+        self.change(finishing=True, **changes)
+
+    def fail(self, reason: str, now: float) -> None:
+        """ERROR, until it is reset: by itself after a while, a few times."""
+        if self.round is not None:
+            row = msgspec.structs.replace(self.row(Phase.ERROR, now), detail=reason)
+            self.failed = RoundView(row=row, clients=tuple(self.round.rows.values()))
+        self.round, self.working = None, None
+        self.enter(Phase.ERROR, now, opening=None, detail=reason, failures=self.state.failures + 1)
+        self.due = now + self.backoff_s
+
+    def reset(self, now: float) -> None:
+        """The same round again, from its start."""
+        self.enter(Phase.INITIALIZING, now, attempt=self.state.attempt + 1)
+        self.gathering = True
+
+    def late(self, heard: Heard) -> None:
+        """An update came when its round was closed: the report says so, if the round is a recent one."""
+        if heard.header.task is not Task.TRAIN:
+            return
+        view = self.state.view
+        if view is not None and view.row.round == heard.asked:
+            self.state = msgspec.structs.replace(self.state, view=_with_late(view, heard.client))
+        elif self.views and self.views[-1].row.round == heard.asked:
+            self.views[-1] = _with_late(self.views[-1], heard.client)
+
+    # How it looks ----------------------------------------------------------------------------------------
+
+    def row(self, phase: Phase, now: float) -> RoundRow:
+        """The pass that is open, as a row of the report."""
+        state, one = self.state, self.round
+        if one is None:
+            return RoundRow(
+                round=state.round,
+                phase=phase,
+                version=state.version.ref.version,
+                asked=0,
+                accepted=0,
+                rejected=0,
+                late=0,
+                bytes_up=0,
+                bytes_down=0,
+                wall_s=0.0,
+                aggregate_s=0.0,
+                detail=state.detail,
+            )
+        return RoundRow(
+            round=state.round,
+            phase=phase,
+            version=state.version.ref.version,
+            asked=len(one.at.opening.cohort),
+            accepted=one.accepted,
+            rejected=one.rejected,
+            late=one.late,
+            bytes_up=sum(row.bytes_up for row in one.rows.values()),
+            bytes_down=one_down(self.state, one),
+            wall_s=max(0.0, now - one.opened_at) if one.opened_at < inf else 0.0,
+            aggregate_s=0.0,
+            detail=f"attempt {state.attempt + 1}" if state.attempt else "",
+        )
+
+    def round_view(self, number: int, now: float) -> RoundView | None:
+        """One round: over, under way, or the attempt that failed last."""
+        for view in self.views:
+            if view.row.round == number:
+                return view
+        if number != self.state.round:
+            return None
+        if self.round is None:
+            return (
+                self.state.view or self.failed or RoundView(row=self.row(self.state.phase, now), clients=())
+            )
+        return RoundView(row=self.row(self.state.phase, now), clients=tuple(self.round.rows.values()))
+
+    def view(self) -> JobView:
+        """The whole job."""
+        state = self.state
+        return JobView(
+            spec=state.spec,
+            phase=state.phase,
+            round=state.round,
+            version=state.version.ref.version,
+            created_at_unix_s=state.created_at_unix_s,
+            detail=state.detail,
+            best=state.best,
+            metrics=state.metrics,
+            model=state.model,
+            model_version=state.model_version,
+        )
+
+    def _bound(self) -> None:
+        """Of the oldest rounds only the row is kept."""
+        rows = 0
+        for index in range(len(self.views) - 1, -1, -1):
+            view = self.views[index]
+            rows += len(view.clients)
+            if rows > ROWS_KEPT and view.clients:
+                self.views[index] = RoundView(row=view.row, clients=())
+
+    def check(self) -> None:
+        """Invariants."""
+        state = self.state
+        assert (state.opening is not None) or state.phase is not Phase.TRAINING
+        assert (self.round is not None) == (
+            state.phase is Phase.TRAINING or (state.phase is Phase.AGGREGATING and state.opening is not None)
+        )
+        assert not state.closed or state.phase is Phase.COMPLETED
+        assert state.phase is not Phase.COMPLETED or state.closed
+        assert self.working is None or state.phase is Phase.AGGREGATING
+        if self.round is not None:
+            assert self.round.at.opening == state.opening
+            self.round.check()
+
+
+def _with_late(view: RoundView, client: str) -> RoundView:
+    """In which this client's answer came too late."""
+    rows = tuple(
+        msgspec.structs.replace(row, status=ReceiptStatus.LATE)
+        if row.client == client and row.status == ASKED
+        else row
+        for row in view.clients
+    )
+    late = sum(row.status == ReceiptStatus.LATE for row in rows)
+    return RoundView(row=msgspec.structs.replace(view.row, late=late), clients=rows)
+
+
+def one_down(state: JobState, one: Round) -> int:
+    """Bytes of the model, once for everybody who listens: a device that holds the version before takes the
+    delta."""
+    return state.version.bytes_down if one.at.opening.task is Task.TRAIN else 0
+
+
+def accepted_of(view: RoundView) -> list[str]:
+    """Who counted in a round."""
+    return [row.client for row in view.clients if row.status == ReceiptStatus.ACCEPTED]
