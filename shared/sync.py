@@ -96,10 +96,14 @@ def setting_of(name: str) -> tuple[str, str, str] | None:
 
 
 class Push(msgspec.Struct, frozen=True, tag="push"):
-    """Entries, to be merged and acknowledged by ``number``. 0: nobody waits for an acknowledgement (WEAK)."""
+    """Entries, to be merged and acknowledged by ``number``. 0: nobody waits for an acknowledgement (WEAK).
+
+    ``tags``: packed residency tags, of the entries that have one.
+    """
 
     number: int
     entries: tuple[Entry, ...]
+    tags: dict[str, bytes] = {}
 
 
 class Refusal(msgspec.Struct, frozen=True, array_like=True):
@@ -127,8 +131,7 @@ class Digest(msgspec.Struct, frozen=True, tag="digest"):
 
     ``asking``: the other is to answer with its own. ``cleared``: the newest round of forgotten tombstones
     that the sender knows of. ``reset`` (cloud only): what this device had acknowledged is to be dropped and
-    fetched anew, for tombstones were forgotten that it has never seen; ``heard`` is the last of its writes
-    that the cloud has.
+    fetched anew, for tombstones were forgotten that it has never seen.
     """
 
     vector: Vector
@@ -138,7 +141,6 @@ class Digest(msgspec.Struct, frozen=True, tag="digest"):
     stamp: int = 0
     cleared: int = 0
     reset: bool = False
-    heard: Mark = (0, 0)
 
 
 class Branch(msgspec.Struct, frozen=True, array_like=True):
@@ -255,6 +257,7 @@ class Setting(Message, frozen=True, kw_only=True):
     life: int
     number: int
     entry: Entry
+    tag: bytes = b""
 
 
 # From applications ----------------------------------------------------------------------------------

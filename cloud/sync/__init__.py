@@ -1,0 +1,1 @@
+"""Keys that are replicated between the cloud and its devices: consistency levels, conflicts, tasks."""
