@@ -37,6 +37,7 @@ class Fn(StrEnum):
     ERF = "erf"
     SIN = "sin"
     COS = "cos"
+    ATAN = "atan"
     FLOOR = "floor"
     CEIL = "ceil"
     TRUNC = "trunc"
@@ -205,6 +206,7 @@ MEANINGS: Mapping[Fn, Callable[..., Array]] = {
     Fn.ERF: _error_function,
     Fn.SIN: np.sin,
     Fn.COS: np.cos,
+    Fn.ATAN: np.arctan,
     Fn.FLOOR: np.floor,
     Fn.CEIL: np.ceil,
     Fn.TRUNC: np.trunc,

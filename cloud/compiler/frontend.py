@@ -2,8 +2,8 @@
 
 ``torch.export`` traces the model for one set of shapes; ``run_decompositions({})`` with an empty table only
 makes the result functional (an in-place ReLU becomes a value of its own), so that every node is a pure call
-and composite operators (linear, softmax, lstm) stay whole. :class:`cloud.compiler.reader.Reader` turns the
-traced graph into ours.
+and composite operators (linear, softmax, lstm) stay whole; :mod:`cloud.compiler.pieces` takes those apart
+that have no lowering. :class:`cloud.compiler.reader.Reader` turns the traced graph into ours.
 """
 
 import warnings
@@ -22,6 +22,7 @@ from torch.nn.modules import transformer
 from cloud.compiler.errors import CompileError
 from cloud.compiler.ir import Graph, Parameter, Value
 from cloud.compiler.ops.movement import Cast
+from cloud.compiler.pieces import in_pieces
 from cloud.compiler.reader import Reader, dtype_of
 
 _ONE_PATH = (
@@ -48,7 +49,7 @@ def export(model: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> Exported
     """
     with _evaluation_mode(model), _quiet_torch():
         try:
-            program = torch.export.export(model, inputs, strict=False).run_decompositions({})
+            program = in_pieces(torch.export.export(model, inputs, strict=False).run_decompositions({}))
         except GuardOnDataDependentSymNode as error:
             raise CompileError(f"{_ONE_PATH}\n  torch: {_first_line(error)}") from error
         except RuntimeError as error:

@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 
-from cloud.compiler.errors import CompileError
+from cloud.compiler.errors import CompileError, UnsupportedOperator
 from cloud.compiler.ir import Shape, Value
-from cloud.compiler.lowering import AtenCall, Builder, Lowered, lower
+from cloud.compiler.lowering import AtenCall, Builder, Lowered, advice_against, lower
 
 _TORCH_FILES = str(Path(torch.__file__).parent)
 _FRAME = re.compile(r'File "(?P<path>[^"]+)", line (?P<line>\d+), in \S+\n\s+(?P<code>[^\n]*)')
@@ -54,6 +54,8 @@ class Reader:
             self.define(node, self._item(node))
             return
         source = source_of(node)
+        if advice := advice_against(str(node.target)):
+            raise UnsupportedOperator(str(node.target), source, advice)
         shape, dtype = _result(node, source)
         call = AtenCall(
             str(node.target),

@@ -7,13 +7,23 @@ from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
 from cloud.compiler.ir import Node
-from cloud.compiler.kernels import contract, gradient, image, movement, pointwise, pool, recurrent, reduce
+from cloud.compiler.kernels import (
+    contract,
+    gradient,
+    image,
+    movement,
+    order,
+    pointwise,
+    pool,
+    recurrent,
+    reduce,
+)
 from cloud.compiler.wat import Kernel
 from shared.errors import LocalError
 
 Emitter: TypeAlias = Callable[[Node], Kernel | None]
 
-_FAMILIES = (pointwise, contract, reduce, image, pool, movement, recurrent, gradient)
+_FAMILIES = (pointwise, contract, reduce, order, image, pool, movement, recurrent, gradient)
 EMITTERS: Mapping[type, Emitter] = {
     op: emitter for family in _FAMILIES for op, emitter in family.EMITTERS.items()
 }

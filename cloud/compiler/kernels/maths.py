@@ -4,14 +4,15 @@ Each function takes a :class:`Holder` and cheap expressions of its arguments, em
 an expression. No fused multiply-add: its rounding differs from processor to processor.
 
 Errors in units of the last place, measured over all exponents (tests/unit/cloud/compiler/test_expression.py
-holds them): exp 1, expm1 2, log 1, log1p 3, tanh 3, sigmoid 2.5, erf 3. Denormal arguments and results are
-exact to the same measure, except that sigmoid(x) is 0 below x = -88.4, as torch's is.
+holds them): exp 1, expm1 2, log 1, log1p 3, tanh 3, sigmoid 2.5, erf 3, atan 3. Denormal arguments and
+results are exact to the same measure, except that sigmoid(x) is 0 below x = -88.4, as torch's is.
 What needs more than 24 bits on the way is in :mod:`cloud.compiler.kernels.maths_wide`.
 """
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import pi
 
 import numpy as np
 
@@ -46,6 +47,9 @@ ERF = (
     -1.12837920705,
 )
 ERF_IS_ONE_FROM = 4.0
+# (atan(t) - t) / t^3 in t^2 for |t| <= tan(pi / 8): S. Moshier's Cephes, atanf.c.
+ATAN = (8.05374449538e-2, -1.38776856032e-1, 1.99777106478e-1, -3.33329491539e-1)
+TAN_PI_8, TAN_3_PI_8 = 0.4142135623730950, 2.414213562373095
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +173,21 @@ def erf(hold: Holder, x: str) -> str:
     return _signed(_below_one(hold, mul(polynomial(t, ERF), t)), x)
 
 
+def atan(hold: Holder, x: str) -> str:
+    """atan(t) of t = |x|, -1 / t + a right angle, or (t - 1) / (t + 1) + half of one; and the sign of x."""
+    t = hold(f"(f32x4.abs {x})")
+    steep, middle = (hold(f"(f32x4.gt {t} {splat(one)})") for one in (TAN_3_PI_8, TAN_PI_8))
+
+    def chosen(far: str, between: str, near: str) -> str:
+        return f"(v128.bitselect {far} (v128.bitselect {between} {near} {middle}) {steep})"
+
+    above, below = chosen(splat(-1), sub(t, splat(1)), t), chosen(t, add(t, splat(1)), splat(1))
+    r = hold(f"(f32x4.div {above} {below})")
+    z = hold(mul(r, r))
+    angle = add(mul(mul(polynomial(z, ATAN), z), r), r)
+    return _signed(add(angle, chosen(splat(pi / 2), splat(pi / 4), splat(0))), x)
+
+
 def _below_one(hold: Holder, x: str) -> str:
     """e^x - 1 for -87 <= x <= 0."""
     n, r = _reduced(hold, hold(x), ROUNDER + 127)
@@ -216,4 +235,5 @@ FUNCTIONS: Mapping[Fn, Callable[..., str]] = {
     Fn.TANH: tanh,
     Fn.SIGMOID: sigmoid,
     Fn.ERF: erf,
+    Fn.ATAN: atan,
 }

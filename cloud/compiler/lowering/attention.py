@@ -11,6 +11,7 @@ import numpy as np
 from cloud.compiler.expr import Arg, Fn, Number, call
 from cloud.compiler.ir import Value
 from cloud.compiler.lowering.call import AtenCall, Builder
+from cloud.compiler.lowering.pieces import expanded
 from cloud.compiler.ops.contract import MatMul
 from cloud.compiler.ops.reduce import Softmax
 
@@ -21,13 +22,22 @@ def lower_attention(aten: AtenCall, build: Builder) -> Value:
     if aten.argument(4, "dropout_p", 0.0):
         raise aten.refuse("pass dropout_p=0.0 when not self.training: inference has no randomness")
     if aten.argument(7, "enable_gqa", False):
-        raise aten.refuse("repeat the heads of key and value with repeat_interleave and leave enable_gqa out")
+        k, v = (_shared(build, one, q.shape[-3]) for one in (k, v))
     scale = aten.argument(6, "scale")
     factor = 1 / sqrt(q.shape[-1]) if scale is None else float(scale)
     scores = build.pointwise(call(Fn.MUL, Arg(0), factor), build(MatMul(), q, k))
     scores = _masked(aten, build, scores)
     weights = build(Softmax(len(scores.shape) - 1), scores)
     return build(MatMul(rows=False), weights, v)
+
+
+def _shared(build: Builder, x: Value, heads: int) -> Value:
+    """Each head of keys or values for several neighbouring heads of queries."""
+    *front, groups, length, size = x.shape
+    wide = build.reshape(x, (*front, groups, 1, length, size))
+    return build.reshape(
+        expanded(build, wide, (*front, groups, heads // groups, length, size)), (*front, heads, length, size)
+    )
 
 
 def _masked(aten: AtenCall, build: Builder, scores: Value) -> Value:

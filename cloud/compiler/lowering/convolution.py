@@ -29,7 +29,7 @@ class Convolution:
         weight: Value = aten.argument(1, "weight")
         self.spatial = len(weight.shape) - 2
         if self.spatial > 2:
-            raise aten.refuse("convolve slices with conv2d and add them up: there are one and two dimensions")
+            raise aten.refuse("there are one and two dimensions, and conv3d forwards")
         given = {name: aten.argument(3 + at, name) for at, name in enumerate(names)}
         self.build = build
         self.w = build.reshape(weight, (*weight.shape[:2], *self._pair(weight.shape[2:], 1)))

@@ -13,6 +13,7 @@ from cloud.compiler.lowering.convolution import (
     to_image,
 )
 from cloud.compiler.lowering.transposed import transposed
+from cloud.compiler.lowering.volume import conv3d
 
 __all__ = ["LOWERINGS", "from_image", "to_image"]
 
@@ -20,6 +21,11 @@ __all__ = ["LOWERINGS", "from_image", "to_image"]
 def _forward(aten: AtenCall, build: Builder) -> Value:
     """``conv2d(x, w, bias, stride, padding, dilation, groups)``."""
     return _convolved(Convolution(aten, build, ("stride", "padding", "dilation", "groups")))
+
+
+def _volume(aten: AtenCall, build: Builder) -> Value:
+    """``conv3d(x, w, bias, stride, padding, dilation, groups)``."""
+    return conv3d(aten, build, _forward)
 
 
 def _backward(aten: AtenCall, build: Builder) -> Value:
@@ -44,9 +50,8 @@ def _convolved(c: Convolution) -> Value:
 LOWERINGS: Mapping[str, Lowering] = {
     "conv1d": _forward,
     "conv2d": _forward,
-    "conv3d": _forward,
+    "conv3d": _volume,
     "conv_transpose1d": _backward,
     "conv_transpose2d": _backward,
-    "conv_transpose3d": _backward,
     "convolution": _either,
 }

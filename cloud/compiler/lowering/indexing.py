@@ -11,6 +11,7 @@ import numpy as np
 
 from cloud.compiler.expr import TRUTHS, Arg, Call, Expr, Fn, Number, call
 from cloud.compiler.ir import Value
+from cloud.compiler.lowering import bags
 from cloud.compiler.lowering.call import AtenCall, Builder, Lowering
 from cloud.compiler.lowering.pieces import axis_of, converted, expanded, taken
 from cloud.compiler.ops.indexing import Gather, PutAlong, Scatter, TakeAlong
@@ -238,4 +239,5 @@ LOWERINGS: Mapping[str, Lowering] = {
     "slice_scatter": _slice_scatter,
     "take": _take,
     "take_along_dim": _take_along,
+    **bags.LOWERINGS,
 }

@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping
 
-from cloud.compiler.lowering import activations, arithmetic, constants, division, logic
+from cloud.compiler.lowering import activations, angles, arithmetic, constants, division, logic
 from cloud.compiler.lowering.call import Lowering
 
 LOWERINGS: Mapping[str, Lowering] = {
     **arithmetic.LOWERINGS,
+    **angles.LOWERINGS,
     **division.LOWERINGS,
     **activations.LOWERINGS,
     **logic.LOWERINGS,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cloud.compiler.ir import Value
-from cloud.compiler.lowering import resample
+from cloud.compiler.lowering import resample, volume
 from cloud.compiler.lowering.call import AtenCall, Builder, Lowering
 from cloud.compiler.lowering.image import from_image, to_image
 from cloud.compiler.lowering.pieces import many
@@ -152,33 +152,21 @@ def _each(count: int) -> _Windows:
     return tuple(Window(index, 1) for index in range(count))
 
 
-def _refused(advice: str) -> Lowering:
-    def lowering(aten: AtenCall, _: Builder) -> Value:
-        raise aten.refuse(advice)
-
-    return lowering
-
-
-_FLAT = "volumes are not covered: fold one axis into the batch or the channels and pool the other two"
-_LOST = "an image can't be rebuilt from positions that depend on its numbers; use interpolate"
 LOWERINGS: Mapping[str, Lowering] = {
     "_adaptive_avg_pool2d": _adaptive(2, PoolKind.MEAN),
     "adaptive_avg_pool1d": _adaptive(1, PoolKind.MEAN),
     "adaptive_avg_pool2d": _adaptive(2, PoolKind.MEAN),
-    "adaptive_avg_pool3d": _refused(_FLAT),
+    "adaptive_avg_pool3d": volume.adaptive3d(_adaptive(2, PoolKind.MEAN)),
     "adaptive_max_pool1d": _adaptive(1, PoolKind.MAX),
     "adaptive_max_pool2d": _adaptive(2, PoolKind.MAX),
-    "adaptive_max_pool3d": _refused(_FLAT),
+    "adaptive_max_pool3d": volume.adaptive3d(_adaptive(2, PoolKind.MAX), several=True),
     "avg_pool1d": _mean_pool(1),
     "avg_pool2d": _mean_pool(2),
-    "avg_pool3d": _refused(_FLAT),
+    "avg_pool3d": volume.mean3d(_mean_pool(2)),
     "max_pool1d": _max_pool(1),
     "max_pool1d_with_indices": _max_pool(1, indices=True),
     "max_pool2d": _max_pool(2),
+    "max_pool3d": volume.max3d(_max_pool(2)),
     "max_pool2d_with_indices": _max_pool(2, indices=True),
-    "max_pool3d": _refused(_FLAT),
-    "max_pool3d_with_indices": _refused(_FLAT),
-    "max_unpool2d": _refused(_LOST),
-    "max_unpool3d": _refused(_LOST),
     **resample.LOWERINGS,
 }

@@ -1,7 +1,8 @@
 """Interpolation in ATen: columns first, then rows, with constant tables of positions and weights.
 
-Positions are computed in float32 exactly as torch does (``area_pixel_compute_source_index`` in UpSample.h),
-from the scale factor where the model gives one, so that the same neighbours are chosen.
+Positions and weights are computed in float32 exactly as torch does (``area_pixel_compute_source_index`` and
+``get_cubic_upsample_coefficients`` in UpSample.h), from the scale factor where the model gives one: at column
+100 the last bit of a position is 1e-5 of a pixel.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -75,13 +76,10 @@ def _cubic(aten: AtenCall, build: Builder) -> Value:
         size = x.shape[axis]
         at = _positions(size, count, scale, align)
         low = np.floor(at)
-        after = (at - low)[:, None]
-        distance = np.abs(after - np.arange(-1, 3, dtype=np.float32))
-        weights = np.where(distance <= 1, _near(distance), _far(distance))
+        after, before = at - low, np.float32(1) - (at - low)
+        weights = np.stack([_far(after + 1), _near(after), _near(before), _far(before + 1)], 1)
         neighbours = np.clip(low.astype(np.int32)[:, None] + np.arange(-1, 3), 0, size - 1)
-        return build(
-            Resample(axis), x, build.constant(neighbours), build.constant(weights.astype(np.float32))
-        )
+        return build(Resample(axis), x, build.constant(neighbours), build.constant(weights))
 
     return _each_axis(aten, build, 2, 3, step)
 
@@ -90,13 +88,16 @@ _A = np.float32(-0.75)
 
 
 def _near(d: Array) -> Array:
-    weights: Array = ((_A + 2) * d - (_A + 3)) * d * d + 1
-    return weights
+    return _fused(_fused(_A + 2, d, -(_A + 3)) * d, d, np.float32(1))
 
 
 def _far(d: Array) -> Array:
-    weights: Array = ((_A * d - 5 * _A) * d + 8 * _A) * d - 4 * _A
-    return weights
+    return _fused(_fused(_fused(_A, d, -5 * _A), d, 8 * _A), d, -4 * _A)
+
+
+def _fused(x: Array | np.float32, y: Array | np.float32, z: np.float32) -> Array:
+    """x * y + z rounded once, as torch's code is compiled wherever a processor can do that."""
+    return np.asarray(np.multiply(x, y, dtype=np.float64) + z, np.float32)
 
 
 def _each_axis(aten: AtenCall, build: Builder, spatial: int, scales_at: int, step: _Step) -> Value:
@@ -127,25 +128,15 @@ def _positions(size: int, count: int, scale: float | None, align: bool) -> Array
         aligned: Array = at * (np.float32(size - 1) / np.float32(count - 1) if count > 1 else np.float32(0))
         return aligned
     half = np.float32(0.5)
-    found: Array = (at + half) * _ratio(size, count, scale) - half
-    return found
-
-
-def _refused(aten: AtenCall, _: Builder) -> Value:
-    raise aten.refuse("use interpolate on images (bilinear, bicubic, nearest) without antialias")
+    return _fused(at + half, _ratio(size, count, scale), -half)
 
 
 LOWERINGS: Mapping[str, Lowering] = {
-    "_upsample_bicubic2d_aa": _refused,
-    "_upsample_bilinear2d_aa": _refused,
     "_upsample_nearest_exact1d": _nearest(1, 0.5),
     "_upsample_nearest_exact2d": _nearest(2, 0.5),
-    "_upsample_nearest_exact3d": _refused,
     "upsample_bicubic2d": _cubic,
     "upsample_bilinear2d": _linear(2),
     "upsample_linear1d": _linear(1),
     "upsample_nearest1d": _nearest(1, 0.0),
     "upsample_nearest2d": _nearest(2, 0.0),
-    "upsample_nearest3d": _refused,
-    "upsample_trilinear3d": _refused,
 }

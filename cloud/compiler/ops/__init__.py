@@ -7,6 +7,7 @@ file of this name in three more places: :mod:`cloud.compiler.lowering` (ATen ope
     pointwise    one expression at every position, with broadcasting
     contract     matrix products
     reduce       sums, extremes, softmax, normalisation: along axes
+    order        sorting
     image        convolution: windows over NHWC arrays
     pool         pooling and interpolation
     movement     the same numbers in another order or place

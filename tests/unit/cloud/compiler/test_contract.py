@@ -272,11 +272,10 @@ def test_a_mask_of_truth_values_takes_keys_away():
     agree(Call(lambda q, k, v, m: functional.scaled_dot_product_attention(q, k, v, m > 0)), q, k, v, m)
 
 
-def test_grouped_queries_are_refused_with_what_to_do():
-    q, k, v = ones((1, 4, 5, 4), (1, 2, 5, 4), (1, 2, 5, 4))
+def test_queries_in_groups_share_keys_and_values():
+    q, k, v = (torch.randn(shape) for shape in ((2, 6, 5, 4), (2, 2, 7, 4), (2, 2, 7, 4)))
     model = Call(lambda q, k, v: functional.scaled_dot_product_attention(q, k, v, enable_gqa=True))
-    with pytest.raises(UnsupportedOperator, match="repeat_interleave"):
-        export(model, (q, k, v))
+    agree(model, q, k, v)
 
 
 class SelfAttention(nn.Module):

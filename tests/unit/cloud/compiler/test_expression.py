@@ -42,6 +42,7 @@ FUNCTIONS = {  # the function in torch (as float64), and the error allowed in un
     Fn.ERF: (torch.erf, 3.0),
     Fn.SIN: (torch.sin, 2.0),
     Fn.COS: (torch.cos, 2.0),
+    Fn.ATAN: (torch.atan, 3.0),
 }
 
 

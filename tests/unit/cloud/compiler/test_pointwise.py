@@ -109,6 +109,7 @@ def test_kernels_of_equal_nests_are_the_same_function() -> None:
     assert kernel((4, 6), "p") != kernel((4, 7), "q")
 
 
+SIGNS = torch.tensor([0.0, -0.0, 1.0, -1.0, inf, -inf, nan, 3e38])
 GROUPS: dict[str, tuple[Callable[..., object], tuple[torch.Tensor, ...]]] = {
     "exponentials": (
         lambda x: (x.exp(), x.exp2(), x.expm1(), x.sigmoid(), x.tanh(), x.sinh(), x.cosh()),
@@ -119,6 +120,26 @@ GROUPS: dict[str, tuple[Callable[..., object], tuple[torch.Tensor, ...]]] = {
         (X.abs() + 0.25,),
     ),
     "circular and error functions": (lambda x: (x.sin(), x.cos(), torch.tan(x / 9), x.erf(), x.erfc()), (X,)),
+    "inverse circular functions": (
+        lambda x: (x.atan(), (x / 9).clamp(-1, 1).asin(), (x / 9).clamp(-1, 1).acos()),
+        (X,),
+    ),
+    "inverse hyperbolic functions": (
+        lambda x: (x.asinh(), (1 + x.abs()).acosh(), x.clamp(-0.99, 0.99).atanh()),
+        (X,),
+    ),
+    "angles and lengths of sides": (
+        lambda x, y: (torch.atan2(x, y), torch.atan2(y, x), torch.hypot(x, y)),
+        (X, X.flip(0) - 0.5),
+    ),
+    "the four axes, and no direction": (
+        lambda x, y: (torch.atan2(x, y), torch.hypot(x, y), x.signbit(), torch.copysign(y, x)),
+        (SIGNS.repeat_interleave(len(SIGNS)), SIGNS.repeat(len(SIGNS))),
+    ),
+    "a number beats NaN": (
+        lambda x, y: (torch.fmax(x, y), torch.fmin(x, y)),
+        (SIGNS.repeat_interleave(len(SIGNS)), SIGNS.repeat(len(SIGNS))),
+    ),
     "rounding": (
         lambda x: (
             x.floor(),

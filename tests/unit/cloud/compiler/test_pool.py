@@ -7,7 +7,6 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from cloud.compiler.errors import UnsupportedOperator
 from cloud.compiler.ir import Node, Value
 from cloud.compiler.kernels import kernel_of
 from cloud.compiler.ops.pool import Pool, PoolIndex, PoolKind, Resample, Window, pieces
@@ -125,12 +124,6 @@ def test_large_windows_are_pooled_axis_by_axis():
 def test_a_single_item_without_a_batch():
     agree(Function(lambda x: nn.functional.max_pool2d(x[0], 2)), image(3, 5, 7), tolerance=0)
     agree(Function(lambda x: nn.functional.avg_pool2d(x[1], 2, divisor_override=3)), image(3, 5, 7))
-
-
-@pytest.mark.parametrize("pool", [nn.MaxPool3d(2), nn.AvgPool3d(2), nn.AdaptiveAvgPool3d(1)])
-def test_volumes_are_refused_with_a_way_out(pool):
-    with pytest.raises(UnsupportedOperator, match="fold one axis"):
-        agree(pool, torch.randn(1, 2, 4, 4, 4))
 
 
 WINDOWS = st.lists(st.tuples(st.integers(0, 6), st.integers(1, 3), st.integers(1, 4)), min_size=1, max_size=6)
