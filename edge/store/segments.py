@@ -37,7 +37,7 @@ _HEADER = Struct("<IIQ")
 _JUMP_MAX = 1 << 32  # a sequence further ahead than this is no sequence
 _CACHED_FILES = 4
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-_NAME = re.compile(r"([a-z0-9.-]{1,200})\.(\d{20})(?:\.(\d{20}))?\.(seg|gone)")
+_NAME = re.compile(r"([a-z0-9.-]{1,200}?)\.(\d{20})(?:\.(\d{20}))?\.(seg|gone)")
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,7 @@ from edge.telemetry.events import (
     Durable,
     Event,
     Forget,
+    GaveWay,
     Load,
     Loaded,
     Lot,
@@ -132,9 +133,8 @@ class Telemetry:
                 return [Ignore(f"{name}: {self.limits.streams} streams are the most a device may have")]
             stream = self._add(StreamId(self.epoch, name, self.grades.get(name, Grade.NORMAL)))
         stream.record(sample)
-        if self.trouble:
-            self._bound_unwritten()
-        return self._write(now)
+        gone = self._bound_unwritten() if self.trouble else []
+        return [*gone, *self._write(now)]
 
     def _add(self, id: StreamId) -> Stream:
         stream = self.streams[id.epoch, id.stream] = Stream(id)
@@ -154,17 +154,20 @@ class Telemetry:
         self.writing = bool(lots)
         return [Append(tuple(lots))] if lots else []
 
-    def _bound_unwritten(self) -> None:
+    def _bound_unwritten(self) -> list[Effect]:
         """While the disk refuses, the oldest of the lowest grade in memory gives way."""
         waiting = [stream for stream in self.streams.values() if stream.produced > stream.durable]
         over = sum(stream.produced - stream.durable for stream in waiting) - self.limits.unwritten
+        gone: list[Effect] = []
         for stream in sorted(waiting, key=_lowest_first):
-            while over > 0 and stream.durable < stream.produced:
-                while stream.tail_first <= stream.durable:
-                    stream.tail.popleft()
-                stream.give_up(stream.durable, stream.durable + 1)
-                stream.durable += 1
-                over -= 1
+            if over > 0:
+                first, end = stream.durable, min(stream.produced, stream.durable + over)
+                stream.give_up(first, end)
+                stream.durable = end
+                stream.trim(stream.produced - end)
+                over -= end - first
+                gone.append(GaveWay(stream.id, first, end))
+        return gone
 
     # What the disk says -----------------------------------------------------------------------------
 
@@ -214,9 +217,11 @@ class Telemetry:
             self._stream(piece.id).grew(piece)
         for lot in event.lots:
             stream, end = self._stream(lot.id), lot.first + len(lot.samples)
-            stream.owe(((max(lot.first, stream.durable), end),), now)
-            stream.durable = max(stream.durable, end)
-            effects.append(Durable(lot.id, end))
+            first = max(lot.first, stream.durable)
+            if first < end:
+                stream.owe(((first, end),), now)
+                stream.durable = end
+                effects.append(Durable(lot.id, first, end))
         effects += [*self._make_room(), *self._write(now), *self._send(now)]
         for lot in event.lots:
             self._stream(lot.id).trim(self.limits.memory)
@@ -243,8 +248,7 @@ class Telemetry:
         self.trouble = reason
         for lot in lots:
             self._stream(lot.id).owe(((lot.first, lot.first + len(lot.samples)),), now)
-        self._bound_unwritten()
-        return [*effects, *self._give_up_oldest(), *self._send(now)]
+        return [*effects, *self._bound_unwritten(), *self._give_up_oldest(), *self._send(now)]
 
     def _make_room(self) -> list[Effect]:
         over = sum(stream.bytes for stream in self.streams.values()) > self.limits.bytes_max

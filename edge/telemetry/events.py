@@ -146,10 +146,20 @@ class Forget(Effect):
 
 @dataclass(frozen=True, slots=True)
 class Durable(Effect):
-    """Whoever waits for samples below ``until`` to be durable waits no longer."""
+    """Samples ``first`` to ``end - 1`` are durable: whoever waited for that waits no longer."""
 
     id: StreamId
-    until: int
+    first: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class GaveWay(Effect):
+    """These were dropped before they were durable: the disk refuses, and memory is short."""
+
+    id: StreamId
+    first: int
+    end: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from edge.telemetry.events import (
     Durable,
     Event,
     Forget,
+    GaveWay,
     Load,
     ReadSample,
     Recorded,
@@ -56,7 +57,7 @@ class Streams:
     ) -> None:
         self._core, self._files, self._trouble = core, StreamFiles(folder), trouble
         self._disk = ThreadPoolExecutor(1, "telemetry")
-        self._waiting: list[tuple[tuple[int, str], int, asyncio.Future[None]]] = []
+        self._waiting: list[tuple[str, int, asyncio.Future[None]]] = []
         self.service: Service[Event] = Service(
             "telemetry",
             core,
@@ -65,7 +66,12 @@ class Streams:
                 on(ACK, lambda _, ack: AckArrived(ack), node=core.node),
                 on(CLOUD, lambda _, presence: CloudSeen(presence)),
             ],
-            do={Forget: self._forget, Durable: self._durable, Trouble: self._troubled},
+            do={
+                Forget: self._forget,
+                Durable: lambda effect: self._answer(effect, None),
+                GaveWay: lambda effect: self._answer(effect, "the disk refuses, and memory is short"),
+                Trouble: self._troubled,
+            },
             work={
                 ReadSample: lambda _: SampleRead(read()),
                 Append: lambda work: self._aside(self._files.append, work),
@@ -112,13 +118,13 @@ class Streams:
     async def recorded(
         self, stream: str, values: Mapping[str, float], at_unix_s: float | None = None
     ) -> None:
-        """As :meth:`record`; returns once the sample survives a power cut. Bound it with a timeout: a disk
-        that refuses is tried again and again."""
+        """As :meth:`record`; returns once the sample survives a power cut. Raises :class:`Unavailable` when
+        it was dropped. Bound it with a timeout: a disk that refuses is tried again and again."""
         self.record(stream, values, at_unix_s)
         if len(self._waiting) >= WAITERS_MAX:
             raise Unavailable("too many wait for the disk; the sample is recorded and not yet durable")
         done = asyncio.get_running_loop().create_future()
-        self._waiting.append(((self._core.epoch, stream), self._core.produced(stream), done))
+        self._waiting.append((stream, self._core.produced(stream) - 1, done))
         await done
 
     # For the loop -----------------------------------------------------------------------------------
@@ -136,14 +142,19 @@ class Streams:
         except Unavailable as error:  # it is sent again after the next boot, and known to be a duplicate
             log.warning("%s", error)
 
-    def _durable(self, effect: Durable) -> None:
-        key, left = (effect.id.epoch, effect.id.stream), []
+    def _answer(self, effect: Durable | GaveWay, why: str | None) -> None:
+        """Tell those who wait for these samples; forget those who do not wait any more."""
+        left = []
         for one in self._waiting:
-            if one[0] == key and one[1] <= effect.until:
-                if not one[2].done():
-                    one[2].set_result(None)
-            elif not one[2].cancelled():
+            stream, sequence, done = one
+            if done.done():
+                continue
+            if stream != effect.id.stream or not effect.first <= sequence < effect.end:
                 left.append(one)
+            elif why is None:
+                done.set_result(None)
+            else:
+                done.set_exception(Unavailable(f"{stream}: {why}"))
         self._waiting = left
 
     def _troubled(self, effect: Trouble) -> None:
