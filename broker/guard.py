@@ -36,6 +36,10 @@ class Judge(Protocol):
         """Whether messages on this topic need a look at all."""
         ...
 
+    def still(self, ticket: int) -> bool:
+        """Whether a decision that was written down meanwhile holds now: data may have an end."""
+        ...
+
     def may_stay(self, topic: str, payload: bytes) -> bool:
         """Whether what is retained there is still allowed."""
         ...
@@ -131,7 +135,9 @@ class GuardedBus:
             for one in self._held.pop(ticket, ()):
                 self._held_count -= 1
                 self._held_bytes -= len(one.payload)
-                if self._bus.link.up:
+                if not self._judge.still(ticket):
+                    self._refuse(one.topic, one.retain)
+                elif self._bus.link.up:
                     self._bus.publish(
                         one.topic,
                         one.payload,

@@ -38,7 +38,7 @@ from cloud.residency.events import (
     Signed,
     WitnessHeard,
 )
-from cloud.residency.gate import Gate, Judged
+from cloud.residency.gate import Gate
 from cloud.residency.log import AuditLog, genuine
 from cloud.residency.places import PLACES_FILE, read_places
 from cloud.residency.policy import read_policy
@@ -52,6 +52,7 @@ from shared.audit import (
     signed_policy_bytes,
 )
 from shared.errors import ConfigError
+from shared.judged import Judged
 from shared.residency import OPEN
 from shared.sync import PUBLISH, SELECT, setting_of
 from shared.topics import DECISIONS, DESIRED_KEY, PLACE, POLICY, WITNESS
@@ -171,6 +172,8 @@ class Localisation:
     async def _watch(self) -> None:
         while True:
             await asyncio.sleep(LOOK_S)
+            if self.gate.ended():
+                self.bus.judge_again()
             try:
                 self._look()
             except ConfigError as error:

@@ -1,0 +1,73 @@
+"""One question and its answer, asked alike by the cloud's gate and the device's.
+
+The tag of data is what its writer said, under what the policy says of its key: both bind. A writer may make
+data stricter and never laxer.
+"""
+
+from functools import lru_cache
+from typing import Any
+
+import msgspec
+
+from shared.carried import Item, kind_of
+from shared.classify import UNSEEN, TooDeep, tag_of
+from shared.residency import Action, Decision, Place, Policy, PolicyText, Why, decide
+from shared.sync import Decision as SyncDecision
+from shared.tags import Tag, inherited
+
+_tags = msgspec.msgpack.Decoder(Tag)
+
+
+class Judged(SyncDecision, frozen=True, kw_only=True):
+    """An answer for the sync core, with everything that the log wants to know of it."""
+
+    decision: Decision
+    tag: Tag | None
+    place: Place
+    action: Action
+
+
+def judged(
+    policy: Policy, place: Place, key: str, at_unix_s: float, *, tag: bytes = b"", value: Any = UNSEEN
+) -> Judged:
+    """May data of this key, with this packed tag of its writer, come to this place?"""
+    action = Action(key=key, kind=kind_of(key), at_unix_s=at_unix_s)
+    try:
+        found = effective_tag(policy.text, key, value, unpacked_tag(tag))
+    except (msgspec.MsgspecError, UnicodeDecodeError, TooDeep):
+        return refused(policy, place, action, Why.UNREADABLE)
+    return _answer(decide(policy, found, place, action), found, place, action)
+
+
+def refused(policy: Policy, place: Place, action: Action, why: Why, tag: Tag | None = None) -> Judged:
+    """No, for a reason that is not the policy's."""
+    return _answer(Decision(False, why, "", policy.version), tag, place, action)
+
+
+def _answer(decision: Decision, tag: Tag | None, place: Place, action: Action) -> Judged:
+    reason = f"{decision.why}: {decision.rule}" if decision.rule else str(decision.why)
+    return Judged(
+        allowed=decision.allow, reason=reason, decision=decision, tag=tag, place=place, action=action
+    )
+
+
+def effective_tag(policy: PolicyText, key: str, value: Any, given: Tag | None) -> Tag | None:
+    """What the policy says of the key, under what the writer said. Raises :class:`TooDeep`."""
+    of_key = tag_of(policy, key, value)
+    if given is None or of_key is None:
+        return given or of_key
+    return inherited([of_key, given])
+
+
+@lru_cache(maxsize=4096)
+def unpacked_tag(tag: bytes) -> Tag | None:
+    """The tag that a writer gave; None where it gave none. Raises ``msgspec.MsgspecError``."""
+    return _tags.decode(tag) if tag else None
+
+
+def value_in(item: Item) -> Any:
+    """What is on its way, for a look at its fields; unseen where it can't be read."""
+    try:
+        return item.value() if item.writes else UNSEEN
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return UNSEEN
