@@ -277,6 +277,10 @@ class HybridClock:
         self.latest = max(self.latest + 1, unix_ms << _COUNTER_BITS)
         return self.latest
 
+    def peek(self, unix_ms: int) -> int:
+        """What time it is, without anything happening."""
+        return max(self.latest, unix_ms << _COUNTER_BITS)
+
     def hear(self, stamp: int) -> None:
         """Never fall behind what was accepted from somebody else."""
         self.latest = max(self.latest, stamp)

@@ -64,16 +64,16 @@ class Inbox:
             case Call() as call:
                 return self.writer.call(node, message.life, call, unix_ms, now)
             case Offer() as offer:
-                return [self.fleet.say(node, peer.consider(offer, self.clock.latest))]
+                return [self.fleet.say(node, peer.consider(offer, self.clock.peek(unix_ms)))]
             case part:
-                return self._compared(node, peer, part, now)
+                return self._compared(node, peer, part, unix_ms, now)
 
-    def _compared(self, node: str, peer: Peer, part: Part, now: float) -> list[Effect]:
+    def _compared(self, node: str, peer: Peer, part: Part, unix_ms: int, now: float) -> list[Effect]:
         match part:
             case Ack() as ack:
                 return self._acknowledged(node, peer, ack, now)
             case Digest() as digest:
-                return self._digest(node, peer, digest, now)
+                return self._digest(node, peer, digest, unix_ms, now)
             case Walk() as walk:
                 return [self.fleet.say(node, part) for part in peer.walk(walk, now)]
             case Pull() as pull:
@@ -105,7 +105,7 @@ class Inbox:
             elif fresh:
                 effects += self._merge(node, entry)
         if push.number:
-            ack = Ack(push.number, tuple(refused), stamp=self.clock.latest)
+            ack = Ack(push.number, tuple(refused), stamp=self.clock.peek(unix_ms))
             self.journal.then(self.fleet.say(node, ack))
         return effects
 
@@ -174,7 +174,7 @@ class Inbox:
             self.fleet.tasks.refused(node, one.name, f"{one.code}: {one.detail[:200]}")
         return self.fleet.tasks.acked(node, done)
 
-    def _digest(self, node: str, peer: Peer, digest: Digest, now: float) -> list[Effect]:
+    def _digest(self, node: str, peer: Peer, digest: Digest, unix_ms: int, now: float) -> list[Effect]:
         effects: list[Effect] = []
         reset = digest.cleared < self.fleet.floors.get(node, 0)
         if not reset and peer.same(digest):
@@ -183,7 +183,7 @@ class Inbox:
             effects += [self.fleet.say(node, part) for part in peer.compare(digest, now)]
             peer.lane.release([name for name, item in peer.lane.items.items() if item.held], now)
         if digest.asking:
-            mine = peer.digest(asking=False, stamp=self.clock.latest, cleared=self.fleet.cleared, reset=reset)
+            mine = peer.digest(asking=False, stamp=self.clock.peek(unix_ms), cleared=self.fleet.cleared, reset=reset)
             effects.append(self.fleet.say(node, mine))
             effects += self.fleet.asked_for_models(node)
             for entry in self.weak.shared_with(node):

@@ -63,7 +63,17 @@ from shared.sync import (
     setting_of,
 )
 from shared.topics import REPORTED_KEY, SYNC_UP
-from shared.versions import REPORTED_PREFIX, Entry, HybridClock, fields_in, fields_of, packed_entry, written
+from shared.versions import (
+    DRIFT_MS_MAX,
+    REPORTED_PREFIX,
+    Entry,
+    HybridClock,
+    fields_in,
+    fields_of,
+    packed_entry,
+    stamp_unix_ms,
+    written,
+)
 
 KEYS_MAX = 10_000
 BYTES_MAX = 64 << 20
@@ -114,6 +124,7 @@ class DeviceSync:
     sequence: int = 0
     journal: Journal = field(default_factory=Journal)
     clock: HybridClock = field(default_factory=HybridClock)
+    ahead_ms: int = 0  # by how much our wall clock is known to be ahead of the cloud's
     calls: Calls = field(default_factory=Calls)
     weak: dict[str, Entry] = field(default_factory=dict)
     weak_dropped: int = 0
@@ -253,7 +264,7 @@ class DeviceSync:
         return ("starting", "the replica is still being read") if self.phase is Phase.NEW else ("", "")
 
     def _put_here(self, event: PutAsked, before: Entry) -> list[Effect]:
-        stamp = self.clock.tick(event.unix_ms)
+        stamp = self.clock.tick(event.unix_ms - self.ahead_ms)
         self.sequence += 1
         after = written(before, (self.node, self.epoch, self.sequence), stamp, event.fields)
         strategy = event.strategy or strategy_of(before)
@@ -274,7 +285,7 @@ class DeviceSync:
         self.journal.write(entry, self.node)
 
     def _put_weak(self, event: PutAsked) -> list[Effect]:
-        stamp = self.clock.tick(event.unix_ms)
+        stamp = self.clock.tick(event.unix_ms - self.ahead_ms)
         self.sequence += 1
         traits = traits_of(ConsistencyLevel.WEAK, event.strategy or SyncStrategy.PUSH, stamp)
         dot = (self.node, self.epoch, self.sequence)
@@ -401,18 +412,23 @@ class DeviceSync:
 
     # Refused, or to be fetched anew -------------------------------------------------------------------
 
-    def restamp(self, name: str, cloud_stamp: int, unix_ms: int, *, alone: bool) -> bool:
+    def hear_clock(self, stamp: int, unix_ms: int) -> None:
+        """The cloud's clock: where ours is far ahead of it, we go by the cloud's from now on."""
+        ahead_ms = unix_ms - stamp_unix_ms(stamp)
+        self.ahead_ms = ahead_ms if ahead_ms > DRIFT_MS_MAX // 2 else 0
+
+    def restamp(self, name: str, unix_ms: int, *, cloud_stamp: int = 0, alone: bool = False) -> bool:
         """Write our own value once more, in a form that the cloud takes. False: it was tried often enough.
 
-        Ahead of its clock: with a stamp after the cloud's. ``alone``: as if nobody else had ever written it.
+        ``cloud_stamp``: our clock was ahead of this. ``alone``: as if nobody else had ever written it.
         """
         entry = self.journal.newest(name)
         if entry is None or self.restamped.get(name, 0) >= RESTAMPS_MAX:
             return False
         self.restamped[name] = self.restamped.get(name, 0) + 1
-        if not alone:
+        if cloud_stamp:
             self.clock.set_back(cloud_stamp)
-        stamp = self.clock.tick(min(unix_ms, cloud_stamp >> 16) if not alone else unix_ms)
+        stamp = self.clock.tick(unix_ms - self.ahead_ms)
         self.sequence += 1
         before = Entry(name) if alone else entry
         fields = fields_of(entry)
@@ -430,7 +446,7 @@ class DeviceSync:
             if name not in self.dirty:
                 self.journal.forget(name)
             else:
-                self.restamp(name, self.clock.latest, unix_ms, alone=True)
+                self.restamp(name, unix_ms, alone=True)
         self.journal.next.more = True
         self.compare_at = 0.0
         return []

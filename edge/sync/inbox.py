@@ -108,14 +108,18 @@ class Inbox:
 
     def _acknowledged(self, ack: Ack, unix_ms: int, now: float) -> list[Effect]:
         core = self.core
+        core.hear_clock(ack.stamp, unix_ms)
         core.acknowledged(core.peer.acknowledged(ack, now))
         for one in ack.refused[:NAMES_MAX]:
-            if one.code in ("ahead", "foreign") and one.name in core.dirty:
-                core.restamp(one.name, ack.stamp, unix_ms, alone=one.code == "foreign")
+            if one.code == "ahead" and one.name in core.dirty:
+                core.restamp(one.name, unix_ms, cloud_stamp=ack.stamp)
+            elif one.code == "foreign" and one.name in core.dirty:
+                core.restamp(one.name, unix_ms, alone=True)
         return [Ignore(f"{one.name} is refused: {one.code}: {one.detail}") for one in ack.refused[:5]]
 
     def _digest(self, digest: Digest, unix_ms: int, now: float) -> list[Effect]:
         core = self.core
+        core.hear_clock(digest.stamp, unix_ms)
         if digest.reset:
             return core.reset(digest.cleared, unix_ms)
         effects: list[Effect] = []
