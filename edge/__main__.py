@@ -18,7 +18,7 @@ from broker.process import common_options, configured, labels, main, on_signals,
 from broker.service import Service
 from edge.agent.capabilities import capabilities
 from edge.agent.core import Agent, LoadSeen, StopAsked, TroubleSeen
-from edge.agent.local import LocalInfer, serve_locally
+from edge.agent.local import LocalRecord, LocalRequest, serve_locally
 from edge.agent.service import agent_service, last_will
 from edge.agent.vitals import Machine
 from edge.artifacts.blobs import Blobs
@@ -28,6 +28,7 @@ from edge.artifacts.service import models_service
 from edge.artifacts.trust import verifier
 from edge.inference.core import DrainStarted, Inference, LoadChanged, ModelsChanged
 from edge.inference.service import LocalClients, inference_service
+from edge.residency.service import DeviceResidency
 from edge.runtime import Limits, ModuleHost, measure
 from edge.store.state import DeviceState
 from edge.telemetry.core import Limits as TelemetryLimits
@@ -65,7 +66,8 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
         description="The device agent: runs modules, answers inference, works offline.",
         epilog="examples: shoal edge --node edge-1 --broker mqtt://127.0.0.1:1883 --label region=eu\n"
         "          shoal edge --config /etc/shoal/edge.toml\n"
-        "ask the running agent without any broker: python -m edge.ask MODEL --input x.npy --data DIR",
+        "ask the running agent without any broker: python -m edge.ask MODEL --input x.npy --data DIR\n"
+        "give it something to send: python -m edge.record room celsius=21.5 --data DIR",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--node", help="this device's name in the fleet")
@@ -131,6 +133,14 @@ class Boot:
             clean_start=False,
             session_expiry_s=device.session_expiry_s,
         )
+        self.residency = DeviceResidency(
+            node,
+            self.epoch,
+            self.bus,
+            device.cloud_key,
+            saved=state.get("residency", "kept"),
+            remember=partial(state.put, "residency", "kept"),
+        )
         self.agent = agent_service(
             _agent(device, self.epoch),
             self.bus,
@@ -180,7 +190,7 @@ class Boot:
             what = f"crash loop: {boots} short boots in a row; models wait until told, nothing is trained"
             log.error("%s", what)
             self.agent.feed(TroubleSeen(what))
-        services: list[Service[Any]] = [self.agent, self.inference, self.models]
+        services: list[Service[Any]] = [self.agent, self.inference, self.models, self.residency.service]
         services += [self.training] if self.training else []
         bus = asyncio.create_task(self.bus.run(), name="bus")
         try:
@@ -278,7 +288,11 @@ class Boot:
         ratio = battery[1] if battery is not None else 1.0
         return training.Conditions(power, ratio, self.machine.load_ratio(), now.tm_hour * 60 + now.tm_min)
 
-    async def _answer_locally(self, request: LocalInfer) -> Reply:
+    async def _answer_locally(self, request: LocalRequest) -> Reply:
+        if isinstance(request, LocalRecord):
+            return await self.telemetry.answer(
+                request.stream, request.values, request.at_unix_s or None, request.budget_s
+            )
         inputs: Any = unpack_inputs(request.inputs)
         return await self.local.ask(
             self.inference, request.model, inputs, function=request.function, budget_s=request.budget_s

@@ -159,6 +159,34 @@ class CloudSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     upload_bytes_max: int = 512 << 20
 
 
+class ResidencySection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where data may be (the cloud's). ``policy``: a TOML file, see docs/residency.md; empty: everything is
+    public. ``region``: where the cloud itself is; empty: nobody knows, so what has a region stays away."""
+
+    policy: str = ""
+    region: str = ""
+
+
+class KeepSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How long samples of a stream are kept: ``days``, and ``samples`` of each node (0: no limit)."""
+
+    days: float = 30.0
+    samples: int = 0
+
+
+class RetentionSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the cloud keeps of telemetry: by stream, else by the device's grade of it, else ``default``.
+
+    ``letters``: dead letters, all nodes together. ``every_s``: how often old samples are looked for.
+    """
+
+    default: KeepSection = KeepSection()
+    grades: dict[Literal["critical", "normal", "bulk"], KeepSection] = {}
+    streams: dict[str, KeepSection] = {}
+    letters: int = 10_000
+    every_s: float = 600.0
+
+
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Everything a process of a fleet can be told."""
 
@@ -169,6 +197,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     balancer: BalancerSection = BalancerSection()
     training: TrainingSection = TrainingSection()
     telemetry: TelemetrySection = TelemetrySection()
+    retention: RetentionSection = RetentionSection()
+    residency: ResidencySection = ResidencySection()
 
 
 def parse(toml: str, environ: Mapping[str, str], *overrides: Mapping[str, Any]) -> Config:

@@ -63,7 +63,18 @@ def decode(topic: Topic[M], payload: bytes) -> M:
             return _plain_telemetry(payload)  # type: ignore[return-value]
         return _msgpack(topic.message).decode(payload)  # type: ignore[no-any-return]
     except _BAD as error:
+        if topic is TELEMETRY and (plain := _flat_telemetry(payload)) is not None:
+            return plain  # type: ignore[return-value]
         raise Unreadable(f"{topic.pattern}: {error}") from None
+
+
+def _flat_telemetry(payload: bytes) -> TelemetryBatch | None:
+    """One flat map of numbers in MessagePack, from a device that is not ours; None for anything else."""
+    try:
+        values = _msgpack(dict[str, float | int | bool]).decode(payload)
+    except _BAD:
+        return None
+    return TelemetryBatch(samples=(Sample(0.0, {name: float(value) for name, value in values.items()}),))
 
 
 def _plain_telemetry(payload: bytes) -> TelemetryBatch:

@@ -9,7 +9,6 @@ unacknowledged on the way) while the store is behind.
 import asyncio
 import time
 from collections.abc import Callable
-from typing import TypeVar
 
 from broker.bus import Bus, Delivery
 from broker.service import Service
@@ -26,14 +25,24 @@ from cloud.telemetry.events import (
     Store,
     Stored,
 )
-from cloud.telemetry.store import ReportItem, TelemetryStore
+from cloud.telemetry.retention import (
+    STEP,
+    Listed,
+    ListStreams,
+    Retention,
+    Retire,
+    Trim,
+    TrimLetters,
+    Trimmed,
+)
+from cloud.telemetry.retention import Event as RetentionEvent
+from cloud.telemetry.store import ReportItem, StreamKey, TelemetryStore
 from shared.errors import RemoteError
 from shared.topics import STREAMS, TELEMETRY
 from shared.wire import decode
 
-T = TypeVar("T")
-
 TICK_S = 0.5
+STEP_S = 0.2  # between two steps of retention
 
 
 class IngestWorker:
@@ -133,3 +142,41 @@ class IngestWorker:
                 if one.settled < one.produced and one.key.epoch and one.key not in work.listed
             )
         )
+
+
+def retention_service(
+    core: Retention, bus: Bus, store: TelemetryStore, unix_s: Callable[[], float] = time.time
+) -> Service[RetentionEvent]:
+    """Old samples leave the store. One process of a fleet does this."""
+
+    async def listed(_: ListStreams) -> RetentionEvent:
+        return Listed(await asyncio.to_thread(_streams, store), unix_s())
+
+    async def trim(work: Trim) -> RetentionEvent:
+        arguments = work.node, work.stream, work.before_unix_s, work.samples_max, STEP
+        return Trimmed(work, await asyncio.to_thread(store.trim, *arguments))
+
+    async def trim_letters(work: TrimLetters) -> RetentionEvent:
+        return Trimmed(work, await asyncio.to_thread(store.trim_letters, work.keep, STEP))
+
+    async def retire(work: Retire) -> RetentionEvent:
+        return Trimmed(work, await asyncio.to_thread(store.retire, work.before_unix_s, STEP))
+
+    return Service(
+        "retention",
+        core,
+        bus,
+        [],
+        work={ListStreams: listed, Trim: trim, TrimLetters: trim_letters, Retire: retire},
+        tick_s=STEP_S,
+    )
+
+
+def _streams(store: TelemetryStore) -> tuple[tuple[str, str, str], ...]:
+    """Each stream of each node once, with the grade of its newest boot."""
+    found: dict[tuple[str, str], str] = {}
+    after: StreamKey | None = None
+    while page := store.ledger("", after):
+        found.update(((one.key.node, one.key.stream), one.grade) for one in page)
+        after = page[-1].key
+    return tuple((node, stream, grade) for (node, stream), grade in found.items())

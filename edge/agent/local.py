@@ -1,8 +1,8 @@
-"""The device's own door: a Unix socket that answers inference with no broker at all.
+"""The device's own door: a Unix socket that answers inference and takes telemetry with no broker at all.
 
-One request per connection: four bytes of length (big-endian), a MessagePack :class:`LocalInfer`; the same
-form back with a :class:`shared.messages.Reply`. The socket lives in the data folder and is open only to the
-user who runs the agent.
+One request per connection: four bytes of length (big-endian), a MessagePack map whose ``ask`` says which of
+the requests below it is; the same form back with a :class:`shared.messages.Reply`. The socket lives in the
+data folder and is open only to the user who runs the agent.
 """
 
 import asyncio
@@ -25,13 +25,31 @@ READ_S_MAX = 10.0
 class LocalInfer(Message, frozen=True, kw_only=True):
     """Ask the device's own modules."""
 
+    ask: str = "infer"
     model: str
     inputs: msgspec.Raw
     function: str = "run"
     budget_s: float = 10.0
 
 
-Answer = Callable[[LocalInfer], Awaitable[Reply]]
+class LocalRecord(Message, frozen=True, kw_only=True):
+    """One sample of a stream. ``at_unix_s`` 0: now. The reply comes once it survives a power cut."""
+
+    ask: str = "record"
+    stream: str
+    values: dict[str, float]
+    at_unix_s: float = 0.0
+    budget_s: float = 5.0
+
+
+class _Asked(msgspec.Struct):
+    ask: str = "infer"
+
+
+LocalRequest = LocalInfer | LocalRecord
+Answer = Callable[[LocalRequest], Awaitable[Reply]]
+
+_ASKS: dict[str, type[LocalRequest]] = {"infer": LocalInfer, "record": LocalRecord}
 
 
 def socket_path(data: Path) -> Path:
@@ -51,7 +69,7 @@ async def serve_locally(data: Path, answer: Answer) -> AsyncIterator[None]:
         with suppress(ConnectionError, TimeoutError, asyncio.IncompleteReadError, Unreadable):
             async with room:
                 async with asyncio.timeout(READ_S_MAX):
-                    request = unpacked(msgspec.Raw(await _read(reader)), LocalInfer)
+                    request = _request(msgspec.Raw(await _read(reader)))
                 await _write(writer, encode(await answer(request)))
         writer.close()
 
@@ -62,7 +80,7 @@ async def serve_locally(data: Path, answer: Answer) -> AsyncIterator[None]:
     path.unlink(missing_ok=True)
 
 
-async def ask_locally(data: Path, request: LocalInfer) -> Reply:
+async def ask_locally(data: Path, request: LocalRequest) -> Reply:
     """Ask the agent whose data folder this is. Raises :class:`Unavailable` when none runs there."""
     try:
         async with asyncio.timeout(request.budget_s + 2.0):
@@ -77,6 +95,13 @@ async def ask_locally(data: Path, request: LocalInfer) -> Reply:
         ) from None
     except TimeoutError:
         raise Unavailable(f"the agent in {data} did not answer within {request.budget_s:g} s") from None
+
+
+def _request(packed: msgspec.Raw) -> LocalRequest:
+    kind = _ASKS.get(unpacked(packed, _Asked).ask)
+    if kind is None:
+        raise Unreadable("no such request")
+    return unpacked(packed, kind)
 
 
 async def _read(reader: asyncio.StreamReader) -> bytes:

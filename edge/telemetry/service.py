@@ -30,7 +30,7 @@ from edge.telemetry.events import (
 )
 from shared.errors import Unavailable
 from shared.ids import is_id
-from shared.messages import Sample
+from shared.messages import Reply, ReplyStatus, Sample
 from shared.samples import unfit
 from shared.topics import ACK, CLOUD
 
@@ -126,6 +126,22 @@ class Streams:
         done = asyncio.get_running_loop().create_future()
         self._waiting.append((stream, self._core.produced(stream) - 1, done))
         await done
+
+    async def answer(
+        self, stream: str, values: Mapping[str, float], at_unix_s: float | None, budget_s: float
+    ) -> Reply:
+        """:meth:`recorded`, for a caller who is told in a reply what came of it."""
+        try:
+            async with asyncio.timeout(budget_s):
+                await self.recorded(stream, values, at_unix_s)
+        except ValueError as error:
+            return Reply(correlation="", status=ReplyStatus.REFUSED, code="bad-sample", detail=str(error))
+        except Unavailable as error:
+            return Reply(correlation="", status=ReplyStatus.REFUSED, code="no-room", detail=str(error))
+        except TimeoutError:
+            detail = f"recorded, but not durable within {budget_s:g} s: the disk does not answer"
+            return Reply(correlation="", status=ReplyStatus.FAILED, code="not-saved", detail=detail)
+        return Reply(correlation="")
 
     # For the loop -----------------------------------------------------------------------------------
 
