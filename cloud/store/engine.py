@@ -22,6 +22,7 @@ from alembic.util import CommandError
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 
+from cloud.store.claim import lock_path, share_file, share_session
 from shared.errors import ConfigError
 
 BUSY_TIMEOUT_MS = 10_000
@@ -88,21 +89,23 @@ def configuration(connection: Connection | None = None) -> Config:
     return config
 
 
-def connected(url: URL) -> Engine:
-    """An engine, set up; nothing is read or written yet."""
+def connected(url: URL, *, shared: bool = True) -> Engine:
+    """An engine, set up; nothing is read or written yet. ``shared``: see :mod:`cloud.store.claim`."""
     match url.get_backend_name():
         case "sqlite":
-            return _sqlite(url, url.database)
+            return _sqlite(url, url.database, shared)
         case "postgresql":
-            return _postgres(url)
+            return _postgres(url, shared)
     raise ArgumentError("only SQLite and PostgreSQL are supported")
 
 
-def _postgres(url: URL) -> Engine:
+def _postgres(url: URL, shared: bool) -> Engine:
     if url.drivername == "postgresql":
         url = url.set(drivername=_PSYCOPG)
     engine = create_engine(url, connect_args=_POSTGRES, pool_pre_ping=True)
     event.listen(engine, "connect", _begin_session)
+    if shared:
+        event.listen(engine, "connect", share_session)
     return engine
 
 
@@ -112,11 +115,13 @@ def _begin_session(connection: Any, _: object) -> None:
     connection.commit()
 
 
-def _sqlite(url: URL, database: str | None) -> Engine:
+def _sqlite(url: URL, database: str | None, shared: bool) -> Engine:
     if not database or database == ":memory:":
         raise ArgumentError("the store must outlive the process")
     Path(database).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     engine = create_engine(url)
+    if shared:
+        share_file(engine, lock_path(database))
     event.listen(engine, "connect", _set_up)
     event.listen(engine, "begin", _begin)
     return engine

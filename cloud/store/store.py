@@ -18,6 +18,8 @@ from cloud.store.telemetry import SqlTelemetry
 from cloud.tasks.core import Task
 from shared.messages import Birth
 
+DATABASE_FILE = "shoal.db"  # in the cloud's data folder, where no other store is configured
+
 
 class Store:
     """One database. Each method is one transaction: when it returns, what it wrote is durable, all of it.
