@@ -139,7 +139,7 @@ def round_page(round_: RoundView) -> RenderableType:
     )
     for one in round_.clients:
         cells = (str(one.weight), str(one.steps), bytes_text(one.bytes_up))
-        times = (f"{one.seconds:.2f} s", f"{one.train_s:.2f} s")
+        times = (f"{one.seconds * 1e3:.0f} ms", f"{one.train_s * 1e3:.0f} ms")
         _add(table, one.client, coloured(one.status), one.reason or "-", *cells, *times)
     parts: list[RenderableType] = [rounds_table([round_.row]), Text(), table]
     if round_.row.detail:

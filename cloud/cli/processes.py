@@ -23,13 +23,19 @@ MODULES = {
     "broker": "Run the embedded MQTT 5 broker (see 'shoal broker --help').",
     "cloud": "Run the cloud process (see 'shoal cloud --help').",
     "edge": "Run a device agent (see 'shoal edge --help').",
+    "ingest": "Run one more worker that takes telemetry in (see 'shoal ingest --help').",
 }
+_PROGRAMS = {"ingest": "cloud.telemetry"}  # where the command is not the package's name
 REFRESH_S = 1.0
 
 
 def processes(app: typer.Typer) -> None:
     """Add the commands."""
-    app.command(epilog=examples("shoal up", "shoal up --devices 3 --port 1884 --http-port 8081"))(up)
+    app.command(
+        epilog=examples(
+            "shoal up", "shoal up --devices 3 --port 1884 --http-port 8081", "shoal up --data examples/digits"
+        )
+    )(up)
     for module, help in MODULES.items():
         app.command(module, help=help, context_settings=_PASS_ON)(_becomes(module))
 
@@ -37,7 +43,8 @@ def processes(app: typer.Typer) -> None:
 def _becomes(module: str) -> Any:
     def become(context: typer.Context) -> None:
         # The process itself, not a child: signals and exit codes need no passing on.
-        os.execv(sys.executable, [sys.executable, "-m", module, *context.args])
+        program = _PROGRAMS.get(module, module)
+        os.execv(sys.executable, [sys.executable, "-m", program, *context.args])
 
     return become
 
@@ -48,11 +55,19 @@ def up(
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the broker; 0: any.")] = 1883,
     http_port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the API; 0: any.")] = 8080,
     fleet: Annotated[str, typer.Option(help="Name of the fleet.")] = "main",
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="A job's folder, such as examples/digits: each device gets its share of the data.",
+            show_default=False,
+        ),
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No live table.")] = False,
 ) -> None:
     """Run a whole fleet on this machine until Ctrl-C: broker, cloud, API and devices.
 
-    Other commands in this folder find it by themselves: shoal nodes, shoal deploy, shoal infer, shoal watch.
+    Other commands in this folder find it by themselves: shoal nodes, shoal deploy, shoal infer, shoal watch,
+    and with --data FOLDER also shoal learn FOLDER.
     """
     from cloud.local.lock import check_free, held
     from cloud.local.processes import LocalFleet
@@ -68,7 +83,18 @@ def up(
     with held(folder / "lock", "a fleet"):
         check_free(port, "broker", "--port")
         check_free(http_port, "REST API", "--http-port")
-        run(_up(LocalFleet(folder, nodes, fleet=fleet, port=port, http_port=http_port), quiet))
+        training = {} if data is None or not devices else _dealt(data, folder / "data", devices)
+        local = LocalFleet(folder, nodes, training=training, fleet=fleet, port=port, http_port=http_port)
+        run(_up(local, quiet))
+
+
+def _dealt(source: Path, folder: Path, devices: int) -> dict[str, dict[str, Any]]:
+    from cloud.learning.jobfile import read_job
+    from cloud.learning.local import ALPHA, Dealer, training_of
+
+    job = read_job(source)
+    shards = Dealer(job.folder).deal(folder, devices, alpha=ALPHA, seed=job.spec.seed)
+    return training_of(job.spec.plan.source, shards)
 
 
 async def _up(local: "LocalFleet", quiet: bool) -> None:

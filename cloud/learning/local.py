@@ -32,6 +32,7 @@ from shared.package import unpack
 SHARDS = "shards.py"
 START_S_MAX = 60.0
 POLL_S = 0.1
+ALPHA = 0.5  # of Dirichlet: how even the shares are
 ASK_S = 0.5
 _DEVICE = {"heartbeat_s": 2.0, "benchmark_s": 0.2}
 
@@ -122,13 +123,18 @@ def _imported(path: Path) -> ModuleType:
     return module
 
 
+def training_of(source: str, shards: Sequence[Path]) -> dict[str, dict[str, Any]]:
+    """Device -> its ``[training]`` section: edge-1 has the first share, and so on."""
+    return {
+        f"edge-{number}": {"sources": {source: str(shard.absolute())}}
+        for number, shard in enumerate(shards, 1)
+    }
+
+
 def fleet_of(record: Record, source: str, shards: Sequence[Path]) -> LocalFleet:
     """Broker, cloud and a device for each share, not started yet."""
-    names = [f"edge-{number}" for number in range(1, len(shards) + 1)]
-    training = {
-        name: {"sources": {source: str(shard.absolute())}} for name, shard in zip(names, shards, strict=True)
-    }
-    return LocalFleet(record.fleet, dict.fromkeys(names, _DEVICE), training=training, log_level="warning")
+    training = training_of(source, shards)
+    return LocalFleet(record.fleet, dict.fromkeys(training, _DEVICE), training=training, log_level="warning")
 
 
 async def until_ready(

@@ -80,6 +80,11 @@ def bytes_text(count: float) -> str:
     return f"{count:.1f} GiB"
 
 
+def seconds_text(seconds: float) -> str:
+    """``0.0123`` -> ``12 ms``."""
+    return f"{seconds * 1e3:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"
+
+
 def _variables(palette: Palette) -> str:
     return " ".join(f"--{role}: {getattr(palette, role)};" for role in ROLES)
 
@@ -153,8 +158,8 @@ def _clients(clients: Sequence[Participation]) -> str:
             str(one.examples),
             *(str(getattr(one, name)) for name in counts),
             bytes_text(one.bytes_up),
-            f"{one.answer_s:.2f} s",
-            f"{one.train_s:.2f} s",
+            seconds_text(one.answer_s),
+            seconds_text(one.train_s),
         )
         for one in clients[:CLIENTS_SHOWN]
     )
@@ -163,7 +168,7 @@ def _clients(clients: Sequence[Participation]) -> str:
 
 def _rounds(rounds: Sequence[RoundRow]) -> str:
     metrics, counts = ("accuracy", "loss"), ("asked", "accepted", "rejected", "late")
-    head = ("round", "phase*", "version", *metrics, *counts, "up", "down", "seconds", "detail*")
+    head = ("round", "phase*", "version", *metrics, *counts, "up", "down", "time", "detail*")
     rows = (
         (
             str(row.round),
@@ -173,7 +178,7 @@ def _rounds(rounds: Sequence[RoundRow]) -> str:
             *(str(getattr(row, name)) for name in counts),
             bytes_text(row.bytes_up),
             bytes_text(row.bytes_down),
-            f"{row.wall_s:.2f}",
+            seconds_text(row.wall_s),
             row.detail,
         )
         for row in rounds[-ROUNDS_SHOWN:]

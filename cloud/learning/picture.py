@@ -148,7 +148,7 @@ def _accuracy(axes: "Axes", report: Report, palette: Palette) -> None:
         axes.set_ylim(top=1.02)
         if report.central_accuracy is not None:
             central = report.central_accuracy
-            label = f"all data in one place: {central:.1%}"
+            label = f"all data in one place, test data: {central:.1%}"
             axes.axhline(central, color=palette.muted, linestyle="--", linewidth=1, label=label)
             axes.legend(loc="lower right", fontsize=8)
     _by_round(axes)
