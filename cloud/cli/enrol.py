@@ -12,7 +12,7 @@ from shared.errors import ConfigError
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-RoleName = Literal["device", "app", "operator"]
+RoleName = Literal["device", "app", "operator", "cloud"]
 
 
 def enrol(app: typer.Typer) -> None:
@@ -21,6 +21,7 @@ def enrol(app: typer.Typer) -> None:
         "shoal enrol edge-9 --label region=eu && shoal edge --config .shoal/edge-9.toml",
         "shoal enrol thermometer --show      # any MQTT device: use the password it prints",
         "shoal enrol dashboard --role app",
+        "shoal enrol ingest-2 --role cloud   # one more worker for telemetry: 'shoal ingest'",
     )
     app.command(name="enrol", epilog=epilog)(_enrol)
 

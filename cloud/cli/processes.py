@@ -25,7 +25,7 @@ MODULES = {
     "edge": "Run a device agent (see 'shoal edge --help').",
     "ingest": "Run one more worker that takes telemetry in (see 'shoal ingest --help').",
 }
-_PROGRAMS = {"ingest": "cloud.telemetry"}  # where the command is not the package's name
+PROGRAMS = {"ingest": "cloud.telemetry"}  # where the command is not the package's name
 REFRESH_S = 1.0
 
 
@@ -43,7 +43,7 @@ def processes(app: typer.Typer) -> None:
 def _becomes(module: str) -> Any:
     def become(context: typer.Context) -> None:
         # The process itself, not a child: signals and exit codes need no passing on.
-        program = _PROGRAMS.get(module, module)
+        program = PROGRAMS.get(module, module)
         os.execv(sys.executable, [sys.executable, "-m", program, *context.args])
 
     return become

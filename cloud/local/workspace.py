@@ -24,6 +24,7 @@ from shared.ids import is_id
 CLOUD_USER = "cloud"
 OPERATOR_USER = "operator"
 API_USER = "api"
+INGEST_USER = "ingest"  # of the workers beside the cloud process
 _NONE: Mapping[str, Mapping[str, Any]] = {}
 
 
@@ -59,6 +60,8 @@ class Workspace:
             ),
         }
         self._write(CLOUD_USER, broker_url, self._password(credentials, CLOUD_USER, Role.CLOUD), cloud=cloud)
+        ingest = self._password(credentials, INGEST_USER, Role.CLOUD)
+        self._write(INGEST_USER, broker_url, ingest, cloud={"data": str(self.cloud_data)})
         self._write(
             OPERATOR_USER,
             broker_url,

@@ -27,8 +27,10 @@ from cloud.telemetry.events import (
 )
 from cloud.telemetry.retention import (
     STEP,
+    Keep,
     Listed,
     ListStreams,
+    Policy,
     Retention,
     Retire,
     Trim,
@@ -37,6 +39,7 @@ from cloud.telemetry.retention import (
 )
 from cloud.telemetry.retention import Event as RetentionEvent
 from cloud.telemetry.store import ReportItem, StreamKey, TelemetryStore
+from shared.config import Config, KeepSection, RetentionSection
 from shared.errors import RemoteError
 from shared.topics import STREAMS, TELEMETRY
 from shared.wire import decode
@@ -180,3 +183,23 @@ def _streams(store: TelemetryStore) -> tuple[tuple[str, str, str], ...]:
         found.update(((one.key.node, one.key.stream), one.grade) for one in page)
         after = page[-1].key
     return tuple((node, stream, grade) for (node, stream), grade in found.items())
+
+
+def policy_of(section: RetentionSection) -> Policy:
+    """What is kept of telemetry, as configured."""
+    return Policy(
+        _keep(section.default),
+        {grade: _keep(one) for grade, one in section.grades.items()},
+        {stream: _keep(one) for stream, one in section.streams.items()},
+        section.letters,
+        section.every_s,
+    )
+
+
+def _keep(section: KeepSection) -> Keep:
+    return Keep(section.days, section.samples)
+
+
+def group_of(config: Config, store: TelemetryStore) -> str:
+    """The secret name that the workers of a fleet share; empty on MQTT 3.1.1, which knows no groups."""
+    return store.telemetry_group() if config.broker.protocol >= 5 else ""

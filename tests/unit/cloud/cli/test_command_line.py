@@ -11,7 +11,7 @@ from typer.main import get_command
 
 from cloud.cli import act
 from cloud.cli.__main__ import build
-from cloud.cli.processes import MODULES
+from cloud.cli.processes import MODULES, PROGRAMS
 from cloud.cli.reference import page
 from shared.messages import CommandVerb
 from shared.package import SUFFIX
@@ -38,7 +38,7 @@ def test_help_shows_an_example(shoal: Shoal, command: str) -> None:
 
 @pytest.mark.parametrize("module", MODULES)
 def test_help_of_a_process_is_its_own_and_shows_an_example(module: str) -> None:
-    command = [sys.executable, "-m", module, "--help"]
+    command = [sys.executable, "-m", PROGRAMS.get(module, module), "--help"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True, cwd=ROOT)
     assert f"shoal {module} --" in done.stdout.split("example")[1]
 
