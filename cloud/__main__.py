@@ -42,6 +42,7 @@ from cloud.operator.service import operator_service
 from cloud.readers import Readers
 from cloud.registry.core import Registry
 from cloud.registry.service import registry_service
+from cloud.residency.service import FOLDER, Localisation
 from cloud.rollout.core import Rollout
 from cloud.rollout.events import ModelAdded
 from cloud.rollout.service import rollout
@@ -49,7 +50,9 @@ from cloud.store.store import DATABASE_FILE, Store
 from cloud.tasks.core import Restored, Tasks
 from cloud.tasks.service import tasks_service
 from cloud.telemetry.core import Ingest
-from cloud.telemetry.service import IngestWorker
+from cloud.telemetry.retention import Retention
+from cloud.telemetry.service import IngestWorker, group_of, policy_of, retention_service
+from shared.carried import MODEL_PREFIX
 from shared.config import Config
 from shared.messages import CloudPresence
 from shared.topics import CLOUD
@@ -122,6 +125,14 @@ class Cloud:
             will=Will(CLOUD.at().name, encode(self._presence(online=False)), delay_s=0),
             receive_max=1000,
         )
+        self.residency = Localisation(
+            self.bus,
+            data / FOLDER,
+            key,
+            policy=absolute(config.residency.policy) if config.residency.policy else None,
+            region=config.residency.region,
+        )
+        guarded = self.residency.bus  # whoever sends data that may have a home sends them through here
         registry, balancer, rules = Registry(), Balancer(config.balancer), Rollout()
         catalog = Catalog(CatalogLimits(upload_bytes_max=config.cloud.upload_bytes_max))
         coordinator = Coordinator(term, time.time() - time.monotonic())
@@ -139,18 +150,21 @@ class Cloud:
         )
         self.executor.open()
         versions = BlobFolders(blobs, BlobFolder(self.executor.artifacts))
-        self.sender = sender_service(sender.Sender(), self.bus, versions)
+        self.sender = sender_service(sender.Sender(), guarded, versions)
         self.learning = learning_service(
             coordinator,
-            self.bus,
+            guarded,
             self.executor,
             lambda manifest: self.sender.feed(sender.Known.of(manifest)),
             lambda digest: self.sender.feed(sender.Retired(digest)),
         )
         self.registry = registry_service(registry, self.bus, store, self._node_changed)
         self.operator = operator_service(Operator(readers.table(), readers.epoch_of), self.bus)
-        self.catalog = catalog_service(catalog, self.bus, blobs, store, key, self._model_added)
-        self.ingest = IngestWorker(Ingest(), self.bus, store.telemetry, group=group_of(config, store))
+        self.catalog = catalog_service(catalog, guarded, blobs, store, key, self._model_added)
+        self.ingest = IngestWorker(
+            Ingest(), self.bus, store.telemetry, group=group_of(config, store.telemetry)
+        )
+        self.retention = retention_service(Retention(policy_of(config.retention)), self.bus, store.telemetry)
         self.history = history_service(History(), self.bus, store.telemetry)
         self.bus.watch_link(lambda link: self._announce(online=True) if link.up else None)
         self.store, self.stopped = store, asyncio.Event()
@@ -174,7 +188,9 @@ class Cloud:
                 self._repeat(),
                 self._api(),
                 self.ingest.run(),
+                self.residency.run(),
                 self.history.run(),
+                self.retention.run(),
                 *(service.run() for service in services),
             )
             self._announce(online=False)
@@ -182,6 +198,7 @@ class Cloud:
                 async with asyncio.timeout(GOODBYE_S_MAX):
                     await self.bus.drained()
         finally:
+            await asyncio.to_thread(self.residency.close)
             await self.bus.close()
             await asyncio.gather(*buses, return_exceptions=True)
             self.executor.close()
@@ -238,14 +255,10 @@ class Cloud:
 
     def _model_added(self, entry: Entry) -> None:
         manifest = entry.manifest
+        self.residency.gate.learn(manifest.digest, MODEL_PREFIX + manifest.name)
         self.rollout.feed(ModelAdded(manifest.name, manifest.version, manifest.digest))
         self.learning.feed(federated.ModelAdded(manifest.name, manifest.version, manifest.digest))
         self.sender.feed(sender.Known.of(manifest))
-
-
-def group_of(config: Config, store: Store) -> str:
-    """The secret name that the workers of this fleet share; empty on MQTT 3.1.1, which knows no groups."""
-    return store.telemetry.telemetry_group() if config.broker.protocol >= 5 else ""
 
 
 if __name__ == "__main__":

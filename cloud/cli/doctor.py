@@ -35,6 +35,7 @@ CLOCK_S_MAX = 2.0
 DISK_RATIO_MAX = 0.9
 DISK_FREE_BYTES_MIN = 1 << 30
 NODES_PINGED_MAX = 50
+LATE_S = 120.0  # telemetry of which nothing more was heard for so long
 _SERVING = ("idle", "busy", "error")
 
 
@@ -129,6 +130,35 @@ async def _fleet(client: "Fleet") -> AsyncIterator[Finding]:
     yield _clock("cloud", float(status["at_unix_s"]), started, round_trip_s)
     async for finding in _nodes(client):
         yield finding
+    yield await _ledger(client)
+    yield await _letters(client)
+
+
+async def _ledger(client: "Fleet") -> Finding:
+    """Whether everything that devices produced is accounted for, or at least on its way."""
+    try:
+        rows = [row for row in await client.ledger() if row.numbered]
+    except (RequestFailed, ShoalError) as error:
+        return Finding(check="ledger", ok=False, detail=str(error), advice="look at the cloud's log")
+    late = [row for row in rows if row.pending and time.time() - row.last_at_unix_s > LATE_S]
+    detail = f"{sum(row.stored for row in rows)} of {sum(row.produced for row in rows)} samples stored"
+    away = sum(row.dropped for row in rows), sum(row.lost for row in rows)
+    detail += f", {away[0]} dropped and {away[1]} lost by devices" if any(away) else ""
+    if not late:
+        return Finding(check="ledger", ok=True, detail=detail)
+    named = ", ".join(f"{row.node} {row.stream} ({row.pending})" for row in late[:5])
+    advice = "the devices still hold them, or are gone: 'shoal ledger NODE' shows what is missing"
+    return Finding(check="ledger", ok=False, detail=f"{detail}; not arrived: {named}", advice=advice)
+
+
+async def _letters(client: "Fleet") -> Finding:
+    try:
+        letters = [one for one in await client.letters() if time.time() - one.at_unix_s < 3600]
+    except (RequestFailed, ShoalError) as error:
+        return Finding(check="dead letters", ok=False, detail=str(error), advice="look at the cloud's log")
+    detail = f"{len(letters)} in the last hour" + (f", such as: {letters[0].reason}" if letters else "")
+    advice = "a device sends what can't be stored: 'shoal ledger --letters' shows it" if letters else ""
+    return Finding(check="dead letters", ok=not letters, detail=detail, advice=advice)
 
 
 async def _nodes(client: "Fleet") -> AsyncIterator[Finding]:
