@@ -9,7 +9,8 @@ devices that start together cost one pass. A chunk counts as served once it was 
 asks again. While a chunk is on its way, and for ``resend_s`` after, a further ask for it is dropped when
 the node waited already, since it was listening and hears that one; else devices that move in step would
 have everything sent twice. A node that asks for the first time may just have missed it: its ask is kept
-for ``later``.
+for ``later``, which is ``missed_s`` after, so that all who just missed it share one more sending. That is
+no tick of the clock but a wake-up of its own: a round of learning waits for its slowest device.
 
 At most ``window`` chunks are unacknowledged by the broker, so that control traffic on the same connection
 waits behind 8 x 96 KiB at the most. Artifacts take turns, chunk by chunk. Who waits is kept per node only
@@ -71,7 +72,19 @@ class SendChunk(Work):
     chunk_bytes: int
 
 
-Event = Known | Retired | WantSeen | ChunkSent | Failed | Tick | LinkUp | LinkDown
+@dataclass(frozen=True, slots=True)
+class Wake(Work):
+    """Let so much time pass. Answer: Woken."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Woken:
+    """It has passed."""
+
+
+Event = Known | Retired | WantSeen | ChunkSent | Woken | Failed | Tick | LinkUp | LinkDown
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +93,7 @@ class SenderLimits:
 
     window: int = 6
     resend_s: float = 0.5
+    missed_s: float = 0.02
     waiter_deadline_s: float = 60.0
     artifacts_max: int = 10_000
     passes_max: int = 256
@@ -154,11 +168,12 @@ class Sender:
     retired: set[str] = field(default_factory=set)  # of which a chunk may still be on its way
     passes: dict[str, Pass] = field(default_factory=dict)  # in turn: the first one sends next
     flying: int = 0
+    waking: bool = False
 
     def step(self, event: Event, now: float) -> list[Effect]:
         """See :class:`shared.core.Core`."""
         for one in self.passes.values():
-            one.ripen(now, self.limits.resend_s)
+            one.ripen(now, self.limits.missed_s)
         match event:
             case Known():
                 said = self._learn(event)
@@ -173,9 +188,11 @@ class Sender:
                 said = [*self._flown(digest, index), Ignore(f"chunk {index} was not sent: {reason}")]
             case LinkUp() | LinkDown():
                 self.linked, said = isinstance(event, LinkUp), []
+            case Woken():
+                self.waking, said = False, []
             case _:
                 said = self._tick(now)
-        return [*said, *self._send()]
+        return [*said, *self._send(), *self._wake()]
 
     def check(self) -> None:
         """Invariants."""
@@ -244,8 +261,8 @@ class Sender:
 
     def _ask(self, one: Pass, node: str, new: bool, indexes: list[int], now: float) -> list[Effect]:
         has, resend_s = one.waiters[node].chunks, self.limits.resend_s
-        asked = [(n, one.just_sent(n, now, resend_s)) for n in indexes if n not in has]
-        fresh = [(index, later) for index, later in asked if new or not later]
+        asked = [n for n in indexes if n not in has and (new or not one.just_sent(n, now, resend_s))]
+        fresh = [(index, one.just_sent(index, now, self.limits.missed_s)) for index in asked]
         room = self.limits.asked_max - len(has)
         for index, later in fresh[:room]:
             one.add(node, index, later=later)
@@ -279,3 +296,10 @@ class Sender:
             self.flying += 1
             effects.append(SendChunk(digest, one.hand_out(), self.known[digest].chunk_bytes))
         return effects
+
+    def _wake(self) -> list[Effect]:
+        """Somebody waits for the moment when a chunk is sent once more."""
+        if self.waking or not any(one.later for one in self.passes.values()):
+            return []
+        self.waking = True
+        return [Wake(self.limits.missed_s)]

@@ -33,7 +33,7 @@ from cloud.artifacts.events import (
 )
 from cloud.artifacts.examine import examine
 from cloud.artifacts.keys import signed
-from cloud.artifacts.sender import ChunkSent, SendChunk, Sender, WantSeen
+from cloud.artifacts.sender import ChunkSent, SendChunk, Sender, Wake, WantSeen, Woken
 from shared.core import Failed
 from shared.errors import LocalError, ShoalError, Unavailable
 from shared.messages import Chunk, Manifest, Upload
@@ -152,9 +152,14 @@ def sender_service(core: Sender, bus: Bus, blobs: Blobs, *, tick_s: float = 0.25
         core,
         bus,
         routes=[on(WANT, lambda ids, want: WantSeen(ids["node"], want))],
-        work={SendChunk: partial(_send, bus, blobs)},
+        work={SendChunk: partial(_send, bus, blobs), Wake: _wake},
         tick_s=tick_s,
     )
+
+
+async def _wake(work: Wake) -> sender.Event:
+    await asyncio.sleep(work.seconds)
+    return Woken()
 
 
 async def _send(bus: Bus, blobs: Blobs, work: SendChunk) -> sender.Event:

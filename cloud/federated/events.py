@@ -163,10 +163,16 @@ class StoredJob:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """``clients``: those that an application speaks for, as ``client -> (app, learner)``."""
+    """``clients``: those that an application speaks for, as ``client -> (app, learner)``.
+
+    ``stray``: digests of artifacts that no job needs, of which a manifest may still be retained.
+    ``problems``: jobs that could not be read; they stay on the disk as they are.
+    """
 
     jobs: tuple[StoredJob, ...]
     clients: dict[str, tuple[str, Learner]] = field(default_factory=dict)
+    stray: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,11 +47,13 @@ from cloud.federated.gate import Rejection, check_bytes, check_delta, check_sum,
 from cloud.federated.journal import REWRITE_BYTES, Log, Sync, refused, write_whole
 from cloud.federated.packages import Packages, check_serving, start_of, with_parameters
 from cloud.federated.records import Answer, Entry, JobState, Version
+from cloud.federated.spec import checked
 from cloud.federated.strategies import resolve
+from shared.artifacts import is_digest
 from shared.codecs import SUM
 from shared.core import Failed, Work
 from shared.errors import ConfigError, ShoalError, Unreadable
-from shared.ids import checked_id, is_id
+from shared.ids import checked_id
 from shared.learning import Learner, Reject, RoundView
 from shared.vectors import F32, Layout
 
@@ -121,32 +123,32 @@ class Executor:
         self.collected.clear()
         self.models.clear()
         self.journals.clear()
-        jobs = tuple(self._loaded())
-        known = {one.digest for job in jobs for one in _manifests(job.state)}
-        for path in self.artifacts.iterdir():
-            if path.stem not in known:
-                path.unlink()
-        return Loaded(jobs, self._load_clients())
-
-    def _loaded(self) -> Iterator[StoredJob]:
+        jobs, problems = list[StoredJob](), list[str]()
         (self.folder / "jobs").mkdir(exist_ok=True)
         for folder in sorted((self.folder / "jobs").iterdir()):
-            state, views = self._replayed(folder) if is_id(folder.name) else (None, [])
-            if state is None:  # it was being made, or deleted, when the process ended
-                shutil.rmtree(folder, ignore_errors=True)
-                continue
-            state = self._with_artifacts(folder, state)
-            yield StoredJob(state, tuple(views), *self._answers(folder, state))
+            try:
+                jobs += self._loaded(folder)
+            except (OSError, ShoalError, msgspec.MsgspecError) as error:
+                problems.append(f"job {folder.name} can't be read, and is left as it is: {error}")
+        known = {one.digest for job in jobs for one in _manifests(job.state)}
+        stray = [path for path in self.artifacts.iterdir() if path.stem not in known]
+        for path in stray if not problems else ():
+            path.unlink()
+        digests = tuple(path.stem for path in stray if is_digest(path.stem))
+        return Loaded(tuple(jobs), self._load_clients(), digests, tuple(problems))
 
-    def _replayed(self, folder: Path) -> tuple[JobState | None, list[RoundView]]:
-        log = self.journals[folder.name] = Log(folder / "job.log", self.sync)
-        state, views = None, []
-        for payload in log.payloads():
-            entry = _entries.decode(payload)
-            state = entry.state or state
-            if entry.ended is not None:
-                views.append(entry.ended)
-        return state, views
+    def _loaded(self, folder: Path) -> Iterator[StoredJob]:
+        """One that has no record yet was being made when the process ended: nobody was told of it."""
+        log = Log(folder / "job.log", self.sync)
+        if not log.length and not any(folder.glob("*-*-*.log")):
+            shutil.rmtree(folder, ignore_errors=True)
+            return
+        state, views = _replayed(log)
+        if state is None:
+            raise Unreadable("its journal holds no state")
+        checked(state.spec)
+        self.journals[folder.name] = log
+        yield StoredJob(self._with_artifacts(folder, state), tuple(views), *self._answers(folder, state))
 
     def _answers(self, folder: Path, state: JobState) -> tuple[tuple[Answer, ...], tuple[Answer, ...]]:
         """Of the open pass, and of the others that still have a log."""
@@ -201,12 +203,8 @@ class Executor:
 
     def _compact(self, log: Log) -> None:
         """Of the states only the last counts; the rounds that are over are all kept, in one piece each."""
-        state, ended = None, []
-        for payload in log.payloads():
-            entry = _entries.decode(payload)
-            state = entry.state or state
-            if entry.ended is not None:
-                ended.append(msgspec.msgpack.encode(Entry(ended=entry.ended)))
+        state, views = _replayed(log)
+        ended = [msgspec.msgpack.encode(Entry(ended=view)) for view in views]
         if sum(map(len, ended)) < log.length // 2:
             log.rewrite([*ended, msgspec.msgpack.encode(Entry(state=state))])
 
@@ -331,6 +329,17 @@ def _examined(at: Pass, whole: Whole) -> tuple[Rejection | None, Content]:
         return check_sum(total, header.weight, spec.clip, median, spec.norm_ratio_max), content
     delta = content.astype(F32, copy=False)
     return check_delta(delta, spec.clip, median, spec.norm_ratio_max), content
+
+
+def _replayed(log: Log) -> tuple[JobState | None, list[RoundView]]:
+    """The last state, and all rounds that are over."""
+    state, views = None, []
+    for payload in log.payloads():
+        entry = _entries.decode(payload)
+        state = entry.state or state
+        if entry.ended is not None:
+            views.append(entry.ended)
+    return state, views
 
 
 def _manifests(state: JobState) -> list[Any]:

@@ -21,26 +21,24 @@ from math import inf
 
 import msgspec
 
-from cloud.federated.events import Asker, Heard, Pass, StoredJob, Write
-from cloud.federated.fleet import Fleet, codecs_of, draw
-from cloud.federated.gate import NORMS_KEPT, Expected, Norms
-from cloud.federated.progress import better, budget_s, combined, evaluation_due, newest, why_enough
-from cloud.federated.records import Asked, Entry, JobState, Opening, Version
-from cloud.federated.round import ASKED, Round
+from cloud.federated.events import Asker, Heard, StoredJob, Write
+from cloud.federated.fleet import Fleet, draw
+from cloud.federated.gate import NORMS_KEPT
+from cloud.federated.opening import opening_of, round_of
+from cloud.federated.progress import better, combined, evaluation_due, newest, why_enough
+from cloud.federated.records import Asked, Entry, JobState, Version
+from cloud.federated.round import Round
+from cloud.federated.rows import accepted_in, view_of, with_late
 from cloud.federated.spec import asked_for
 from cloud.federated.strategies import Strategy, resolve
 from shared.core import Work
 from shared.errors import InvalidTransition
 from shared.learning import (
-    UPDATE_BYTES_MAX,
     ClientRow,
     JobFact,
     JobSpec,
-    JobView,
     Phase,
-    ReceiptStatus,
     RoundFact,
-    RoundRow,
     RoundView,
     Task,
 )
@@ -60,8 +58,6 @@ RESET_S_MIN = 1.0
 RESET_S_MAX = 60.0
 WORK_S_MAX = 600.0
 ROWS_KEPT = 100_000
-_ENCODED_BYTES = 9  # of a parameter, at the very most: a gateway's sum of eight, and what frames cost
-_FRAME_BYTES = 4096
 
 
 @dataclass(slots=True)
@@ -100,6 +96,8 @@ class Job:
         """As it was found on the disk: in the phase, and in the pass, that it was in."""
         state = msgspec.structs.replace(stored.state, term=term)
         job = cls(state, resolve(state.spec.strategy, state.spec.options), list(stored.views), since=now)
+        for client, known in state.clients.items():
+            job.answered[client, Task.TRAIN] = (known.answered, "")
         for one in (*stored.recent, *stored.answers):
             job.answered[one.client, one.header.task] = (one.asked, one.header.digest)
         for view in stored.views:
@@ -107,7 +105,7 @@ class Job:
         if state.phase is Phase.ERROR:
             job.due = now + job.backoff_s
         if state.opening is not None and state.phase in (Phase.TRAINING, Phase.AGGREGATING):
-            job.round = job._round(state.opening)
+            job.round = round_of(state, job.strategy, state.opening)
             job.round.restore(stored.answers)
         job._bound()
         return job
@@ -187,10 +185,11 @@ class Job:
     def _open_evaluation(self, fleet: Fleet, now: float) -> None:
         """Those who just trained are awake. The draw is another one than for training."""
         spec, state = self.spec, self.state
-        trained = accepted_of(state.view) if state.view else []
-        candidates = fleet.evaluators(spec, trained) or fleet.evaluators(spec, fleet.candidates(spec, {}))
+        candidates = fleet.evaluators(spec, accepted_in(state.view)) or fleet.evaluators(
+            spec, fleet.candidates(spec, {})
+        )
         if not candidates:
-            self.enter(Phase.TRAINING, now, opening=self._opening((), Task.EVALUATE))
+            self.enter(Phase.TRAINING, now, opening=opening_of(self.state, ()))
             self.enter(Phase.AGGREGATING, now)
             self.evaluated({}, now)
             return
@@ -200,7 +199,7 @@ class Job:
         )
 
     def _open(self, cohort: tuple[str, ...], now: float) -> None:
-        opening = self._opening(cohort, self.state.task)
+        opening = opening_of(self.state, cohort)
         changes: dict[str, object] = {"opening": opening, "detail": ""}
         if self.overlap and opening.task is Task.TRAIN:
             clients = {
@@ -208,49 +207,13 @@ class Job:
                 for client in cohort
             }
             changes["clients"] = {**self._recent(), **clients}
-        self.round = self._round(opening)
+        self.round = round_of(self.state, self.strategy, opening)
         self.enter(Phase.TRAINING, now, **changes)
-
-    def _opening(self, cohort: tuple[str, ...], task: Task) -> Opening:
-        state = self.state
-        seconds = state.evaluate_s if task is Task.EVALUATE else state.train_s
-        return Opening(
-            round=state.round,
-            attempt=state.attempt,
-            task=task,
-            cohort=cohort,
-            seed=state.spec.seed,
-            budget_s=budget_s(state.spec, seconds),
-            norm_median=Norms(state.norms).median,
-        )
 
     def _recent(self) -> dict[str, Asked]:
         """Clients whose update could still be fresh enough."""
         oldest = self.state.round - self.strategy.staleness_max
         return {client: one for client, one in self.state.clients.items() if one.asked >= oldest}
-
-    def _round(self, opening: Opening) -> Round:
-        spec, ref = self.spec, self.state.version.ref
-        train = opening.task is Task.TRAIN
-        gateways = spec.gateways if train and self.strategy.gateways else ()
-        expected = Expected(
-            task=opening.task,
-            version=ref.version,
-            layout_hash=ref.layout_hash,
-            n_params=ref.n_params,
-            codecs=codecs_of(spec, bool(gateways)),
-            samples_max=spec.samples_max,
-            size_bytes_max=min(UPDATE_BYTES_MAX, _ENCODED_BYTES * ref.n_params + _FRAME_BYTES),
-            staleness_max=self.strategy.staleness_max,
-        )
-        return Round(
-            at=Pass(spec, ref, opening),
-            expected=expected,
-            wanted=spec.clients if train else len(opening.cohort),
-            quorum=spec.quorum if train else 0,
-            gateways=gateways,
-            earlier={client: one.asked for client, one in self.state.clients.items()} if train else {},
-        )
 
     def closed(self, now: float) -> None:
         """The pass takes nothing more."""
@@ -270,7 +233,7 @@ class Job:
         """The next version is durable."""
         assert self.round is not None
         state, done = self.state, self.round
-        row = self.row(Phase.COMPLETED, now)
+        view = view_of(state, done, Phase.COMPLETED, now)
         self.gone = tuple(one.digest for one in state.before.manifests) if state.before else ()
         clients = {
             **state.clients,
@@ -284,8 +247,8 @@ class Job:
             clients=clients if self.overlap else {},
             failures=0,
         )
-        row = msgspec.structs.replace(row, aggregate_s=aggregate_s, version=version.ref.version)
-        view = RoundView(row=row, clients=tuple(done.rows.values()))
+        row = msgspec.structs.replace(view.row, aggregate_s=aggregate_s, version=version.ref.version)
+        view = RoundView(row=row, clients=view.clients)
         self.last |= dict.fromkeys(done.rows, state.round)
         self.round = None
         if evaluation_due(self.spec, state.round):
@@ -341,8 +304,7 @@ class Job:
     def fail(self, reason: str, now: float) -> None:
         """ERROR, until it is reset: by itself after a while, a few times."""
         if self.round is not None:
-            row = msgspec.structs.replace(self.row(Phase.ERROR, now), detail=reason)
-            self.failed = RoundView(row=row, clients=tuple(self.round.rows.values()))
+            self.failed = view_of(self.state, self.round, Phase.ERROR, now)
         self.round, self.working = None, None
         self.enter(Phase.ERROR, now, opening=None, detail=reason, failures=self.state.failures + 1)
         self.due = now + self.backoff_s
@@ -358,44 +320,9 @@ class Job:
             return
         view = self.state.view
         if view is not None and view.row.round == heard.asked:
-            self.state = msgspec.structs.replace(self.state, view=_with_late(view, heard.client))
+            self.state = msgspec.structs.replace(self.state, view=with_late(view, heard.client))
         elif self.views and self.views[-1].row.round == heard.asked:
-            self.views[-1] = _with_late(self.views[-1], heard.client)
-
-    # How it looks ----------------------------------------------------------------------------------------
-
-    def row(self, phase: Phase, now: float) -> RoundRow:
-        """The pass that is open, as a row of the report."""
-        state, one = self.state, self.round
-        if one is None:
-            return RoundRow(
-                round=state.round,
-                phase=phase,
-                version=state.version.ref.version,
-                asked=0,
-                accepted=0,
-                rejected=0,
-                late=0,
-                bytes_up=0,
-                bytes_down=0,
-                wall_s=0.0,
-                aggregate_s=0.0,
-                detail=state.detail,
-            )
-        return RoundRow(
-            round=state.round,
-            phase=phase,
-            version=state.version.ref.version,
-            asked=len(one.at.opening.cohort),
-            accepted=one.accepted,
-            rejected=one.rejected,
-            late=one.late,
-            bytes_up=sum(row.bytes_up for row in one.rows.values()),
-            bytes_down=one_down(self.state, one),
-            wall_s=max(0.0, now - one.opened_at) if one.opened_at < inf else 0.0,
-            aggregate_s=0.0,
-            detail=f"attempt {state.attempt + 1}" if state.attempt else "",
-        )
+            self.views[-1] = with_late(self.views[-1], heard.client)
 
     def round_view(self, number: int, now: float) -> RoundView | None:
         """One round: over, under way, or the attempt that failed last."""
@@ -404,27 +331,8 @@ class Job:
                 return view
         if number != self.state.round:
             return None
-        if self.round is None:
-            return (
-                self.state.view or self.failed or RoundView(row=self.row(self.state.phase, now), clients=())
-            )
-        return RoundView(row=self.row(self.state.phase, now), clients=tuple(self.round.rows.values()))
-
-    def view(self) -> JobView:
-        """The whole job."""
-        state = self.state
-        return JobView(
-            spec=state.spec,
-            phase=state.phase,
-            round=state.round,
-            version=state.version.ref.version,
-            created_at_unix_s=state.created_at_unix_s,
-            detail=state.detail,
-            best=state.best,
-            metrics=state.metrics,
-            model=state.model,
-            model_version=state.model_version,
-        )
+        now_open = view_of(self.state, self.round, self.state.phase, now)
+        return now_open if self.round else self.state.view or self.failed or now_open
 
     def _bound(self) -> None:
         """Of the oldest rounds only the row is kept."""
@@ -448,26 +356,3 @@ class Job:
         if self.round is not None:
             assert self.round.at.opening == state.opening
             self.round.check()
-
-
-def _with_late(view: RoundView, client: str) -> RoundView:
-    """In which this client's answer came too late."""
-    rows = tuple(
-        msgspec.structs.replace(row, status=ReceiptStatus.LATE)
-        if row.client == client and row.status == ASKED
-        else row
-        for row in view.clients
-    )
-    late = sum(row.status == ReceiptStatus.LATE for row in rows)
-    return RoundView(row=msgspec.structs.replace(view.row, late=late), clients=rows)
-
-
-def one_down(state: JobState, one: Round) -> int:
-    """Bytes of the model, once for everybody who listens: a device that holds the version before takes the
-    delta."""
-    return state.version.bytes_down if one.at.opening.task is Task.TRAIN else 0
-
-
-def accepted_of(view: RoundView) -> list[str]:
-    """Who counted in a round."""
-    return [row.client for row in view.clients if row.status == ReceiptStatus.ACCEPTED]

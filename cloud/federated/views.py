@@ -5,6 +5,7 @@ from itertools import islice
 
 from cloud.federated.core import Coordinator
 from cloud.federated.job import Job
+from cloud.federated.rows import job_view
 from shared.learning import JobView, LearnerView, RoundRow, RoundView
 from shared.messages import Query, QueryKind
 
@@ -38,11 +39,11 @@ class LearningViews:
 
     def jobs(self) -> list[JobView]:
         """Every job, by name."""
-        return [self._core.jobs[name].view() for name in sorted(self._core.jobs)]
+        return [job_view(self._core.jobs[name].state) for name in sorted(self._core.jobs)]
 
     def job(self, name: str) -> JobView:
         """One job."""
-        return self._job(name).view()
+        return job_view(self._job(name).state)
 
     def rounds(self, name: str, after: str = "") -> list[RoundRow]:
         """The rounds that are over, ``PAGE_ROUNDS`` at a time; ``after``: number of the last one seen."""

@@ -22,6 +22,7 @@ from cloud.artifacts.events import (
     Discard,
     Examine,
     Examined,
+    Offered,
     PieceArrived,
     PieceWritten,
     Record,
@@ -169,6 +170,25 @@ def test_bytes_that_are_no_model_are_refused_and_not_kept():
     assert refusal(effects) == "not-a-model"
     assert Discard(digest_of(ONE)) in effects
     assert core.uploads == {}
+
+
+def test_what_another_part_of_the_cloud_has_made_goes_the_same_way_and_nobody_is_answered():
+    core = Catalog()
+    digest = digest_of(ONE)
+    assert run(core, Offered(digest, len(ONE))) == [Examine(digest)]
+    (record,) = run(core, examined(ONE))
+    effects = run(core, Recorded(record.entry))
+    assert Announce(record.entry) in effects
+    assert replies(effects) == []
+    assert run(core, Offered(digest, len(ONE))) == [Announce(record.entry)], "it is said again"
+
+
+def test_a_package_on_its_way_from_an_application_is_not_begun_a_second_time():
+    core = Catalog()
+    ask = piece(ONE, 0, len(ONE))
+    run(core, ask)
+    (ignored,) = run(core, Offered(ask.digest, len(ONE)))
+    assert "on its way already" in ignored.reason
 
 
 def test_a_model_that_could_not_be_saved_is_not_in_the_catalog_and_its_version_is_free_again():

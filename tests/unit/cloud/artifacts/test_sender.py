@@ -6,7 +6,17 @@ from dataclasses import replace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cloud.artifacts.sender import ChunkSent, Known, SendChunk, Sender, SenderLimits, WantSeen
+from cloud.artifacts.sender import (
+    ChunkSent,
+    Known,
+    Retired,
+    SendChunk,
+    Sender,
+    SenderLimits,
+    Wake,
+    WantSeen,
+    Woken,
+)
 from shared.core import Failed, Ignore, LinkDown, LinkUp, Tick
 from shared.messages import Want
 from tests.transcript import Transcript, shown
@@ -93,19 +103,43 @@ def test_a_chunk_on_its_way_is_not_sent_twice_but_a_lost_one_is_sent_again():
 
 
 def test_a_node_that_comes_a_moment_too_late_is_sent_the_chunk_again_without_asking_twice():
-    core = sender(resend_s=1.0)
+    core = sender(missed_s=0.2)
     drain(core, run(core, want("n1", B, (0, 1))))
-    assert sent(run(core, want("n2", B, (0, 1)), now=0.3)) == []
-    assert sent(run(core, Tick(), now=0.9)) == []
-    assert sent(run(core, Tick(), now=1.1)) == [("b", 0)]
+    effects = run(core, want("n2", B, (0, 1)), now=0.1)
+    assert sent(effects) == []
+    assert Wake(0.2) in effects
+    assert run(core, want("n3", B, (0, 1)), now=0.15) == [], "one wake-up, and one sending for both"
+    assert sent(run(core, Woken(), now=0.3)) == [("b", 0)]
+
+
+def test_whoever_comes_while_a_chunk_is_on_its_way_is_waited_for_until_it_was_sent():
+    core = sender(missed_s=0.2)
+    run(core, want("n1", B, (0, 1)))
+    run(core, want("n2", B, (0, 1)))
+    assert Wake(0.2) in run(core, Woken(), now=0.2), "the first one is still under way"
+    run(core, ChunkSent(B, 0), now=0.3)
+    assert sent(run(core, Woken(), now=0.6)) == [("b", 0)]
 
 
 def test_a_node_that_heard_it_after_all_is_not_sent_it_again():
-    core = sender(resend_s=1.0)
+    core = sender(missed_s=0.2)
     drain(core, run(core, want("n1", B, (0, 1))))
-    run(core, want("n2", B, (0, 1)), now=0.3)
-    run(core, want("n2", B), now=0.4)
-    assert sent(run(core, Tick(), now=1.1)) == []
+    run(core, want("n2", B, (0, 1)), now=0.1)
+    run(core, want("n2", B), now=0.15)
+    assert sent(run(core, Woken(), Tick(), now=1.1)) == []
+
+
+def test_what_was_retired_is_sent_to_nobody_and_forgotten_once_nothing_of_it_is_on_its_way():
+    core = sender(window=1)
+    run(core, want("n1", A, (0, 3)), want("n2", A, (1, 3)))
+    assert run(core, Retired(A), Retired(B)) == []
+    assert B not in core.known
+    assert run(core, want("n3", A, (0, 1))) == [Ignore("n3 wants an unknown artifact")]
+    assert sent(run(core, ChunkSent(A, 0), now=1.0)) == []
+    run(core, Tick(), now=5.0)
+    assert not core.passes
+    assert A not in core.known
+    assert not core.retired
 
 
 def test_devices_in_step_do_not_have_everything_sent_twice():
