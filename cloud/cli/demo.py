@@ -13,11 +13,13 @@ if TYPE_CHECKING:
     from cloud.demo.scenario import DemoResult
 
 EXAMPLE = Path("examples", "digits")
+NEEDS = ("digits.shoal", "learn.toml")
 _STEPS = {
     "start": "broker, cloud and devices start",
     "deploy": "the digits model goes to the devices",
     "classify": "held-out digits are classified",
     "offline": "the cloud notices the killed device",
+    "learn": "the others learn the digits together",
 }
 
 
@@ -32,13 +34,13 @@ def _demo(
         Path | None,
         typer.Option(
             "--examples",
-            help="Folder with digits.shoal and heldout.npz (default: examples/digits).",
+            help="Folder with the model, its data and learn.toml (default: examples/digits).",
             show_default=False,
         ),
     ] = None,
     json: JsonOption = False,
 ) -> None:
-    """A fleet on this machine: deploy a model, classify 500 digits, kill a device half way."""
+    """A fleet on this machine: deploy a model, classify 500 digits, kill a device, learn together."""
     from cloud.cli.summary import summary
     from cloud.local.lock import held
 
@@ -55,9 +57,11 @@ def _example(given: Path | None) -> Path:
     checkout = Path(__file__).parents[2]
     places = (EXAMPLE, checkout / EXAMPLE) if given is None else (given,)
     for place in places:
-        if (place / "digits.shoal").exists():
+        if all((place / name).exists() for name in NEEDS):
             return place
-    raise ConfigError(f"no digits.shoal in {places[0]}; run this in the repository, or give --examples DIR")
+    raise ConfigError(
+        f"no {' or no '.join(NEEDS)} in {places[0]}; run this in the repository, or give --examples DIR"
+    )
 
 
 def _play(example: Path, folder: Path, devices: int, *, quiet: bool) -> "DemoResult":

@@ -6,6 +6,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from cloud.cli.show import bytes_text
 from cloud.demo.scenario import DemoResult
 
 
@@ -32,9 +33,8 @@ def summary(result: DemoResult) -> RenderableType:
     facts.add_row("model", f"{result.model_bytes:,} bytes, on every device after {result.deploy_s:.2f} s")
     facts.add_row("telemetry", f"{result.telemetry_samples} samples of this machine heard from the devices")
     facts.add_row("time", f"fleet up in {result.start_s:.1f} s, everything in {result.total_s:.1f} s")
-    return Panel(
-        Group(facts, Text(), _devices(result), Text(), _killed(result)), title="shoal demo", expand=False
-    )
+    parts = (facts, Text(), _devices(result), Text(), _killed(result), Text(), _learned(result))
+    return Panel(Group(*parts), title="shoal demo", expand=False)
 
 
 def _devices(result: DemoResult) -> Table:
@@ -65,4 +65,14 @@ def _killed(result: DemoResult) -> Text:
     )
     return Text(
         f"{killed.node} was killed with SIGKILL after {killed.answers_before} answers; {noticed}.\n{fate}."
+    )
+
+
+def _learned(result: DemoResult) -> Text:
+    one = result.learned
+    return Text(
+        f"Then the {one.devices} others learned the digits together, each from its own: {one.rounds} rounds "
+        f"in {one.learn_s:.1f} s, from {one.first_accuracy:.0%} to {one.accuracy:.1%} on the same "
+        f"{result.digits} digits, {bytes_text(one.bytes_up)} up and {bytes_text(one.bytes_down)} down. "
+        f"The model that they made was deployed in {one.deploy_s:.2f} s."
     )

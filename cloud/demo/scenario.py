@@ -2,7 +2,8 @@
 
 Five devices, a broker and a cloud as processes of their own; the digits model goes to all of them over
 MQTT; 500 held-out digits are classified by requests app -> broker -> balancer -> device -> app. When half of
-them are answered, the device that answered most is killed with SIGKILL, and the answers keep coming.
+them are answered, the device that answered most is killed with SIGKILL, and the answers keep coming. Those
+that are left then learn the digits together (cloud/demo/learning.py).
 """
 
 import asyncio
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 from broker.bus import Delivery
 from broker.settings import read_config
 from cloud.client import Answer, Fleet, connected
+from cloud.demo.learning import Learned, learn, shares
 from cloud.local.processes import LocalFleet
 from shared.errors import RequestFailed, ShoalError, Unavailable
 from shared.topics import TELEMETRY
@@ -69,6 +71,7 @@ class DemoResult(msgspec.Struct, frozen=True, kw_only=True):
     latency_p99_ms: float
     devices: tuple[DeviceShare, ...]
     killed: KilledDevice
+    learned: Learned
     telemetry_samples: int
     model_bytes: int
     deploy_s: float
@@ -98,7 +101,8 @@ async def play(examples: Path, folder: Path, devices: int, progress: Progress) -
     settings = {"heartbeat_s": 1.0, "telemetry_s": 1.0, "benchmark_s": 0.2}
     nodes = {f"edge-{number}": settings for number in range(1, devices + 1)}
     progress("start", 0, devices)
-    async with LocalFleet(folder, nodes, log_level="warning") as local:
+    training = await asyncio.to_thread(shares, examples, folder / "data", devices)
+    async with LocalFleet(folder, nodes, training=training, log_level="warning") as local:
         config = read_config(local.workspace.config("operator"))
         # Whoever asks before the cloud listens is not answered: ask often, and wait briefly each time.
         async with connected(config, "operator", budget_s=_ASK_S) as asking:
@@ -109,6 +113,7 @@ async def play(examples: Path, folder: Path, devices: int, progress: Progress) -
             deploy_s = await _deploy(fleet, package, devices, progress)
             run, took_s = await _classify(fleet, local, images, progress)
             killed = await _what_became(fleet, run, progress)
+            learned = await learn(fleet, examples, images, labels, progress)
             seen = samples[0]
     classes = np.array([_class(answer) for answer in run.answers])
     correct = int((classes == labels).sum())
@@ -123,6 +128,7 @@ async def play(examples: Path, folder: Path, devices: int, progress: Progress) -
         latency_p99_ms=float(np.percentile(run.latencies_s, 99)) * 1e3,
         devices=_shares(run, nodes),
         killed=killed,
+        learned=learned,
         telemetry_samples=seen,
         model_bytes=len(package),
         deploy_s=deploy_s,

@@ -285,4 +285,6 @@ def test_the_demo_prints_one_json_object(tmp_path: Path) -> None:
     result = json.loads(done.stdout)
     assert (result["digits"], result["same_as_torch"]) == (500, 500)
     assert result["killed"]["failed"] == 0
+    assert (result["learned"]["rounds"], result["learned"]["devices"]) == (10, 1)
+    assert result["learned"]["accuracy"] > 0.5  # one device of two is left, and it has not seen every digit
     assert left_in(tmp_path) == []
