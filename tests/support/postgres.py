@@ -83,8 +83,8 @@ class Postgres:
         self._end(lambda process: process.send_signal(signal.SIGINT))
 
     def remove(self) -> None:
-        """Stop, and leave nothing behind."""
-        self.stop()
+        """End it, and leave nothing behind: what nobody will read need not be written."""
+        self.kill()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _end(self, how: Callable[[subprocess.Popen[bytes]], None]) -> None:

@@ -248,7 +248,7 @@ while True:
 
 def test_kill_9_at_any_moment_keeps_every_row_that_was_acknowledged(url):
     moments = random.Random(4)
-    for _ in range(6):
+    for _ in range(4):
         process = subprocess.Popen([sys.executable, "-c", WRITE_FOR_EVER, url], stdout=subprocess.PIPE)
         assert process.stdout is not None
         first = process.stdout.readline()
