@@ -150,6 +150,7 @@ class Cloud:
         )
         self.executor.open()
         versions = BlobFolders(blobs, BlobFolder(self.executor.artifacts))
+        self.artifacts = (blobs.folder, self.executor.artifacts)
         self.sender = sender_service(sender.Sender(), guarded, versions)
         self.learning = learning_service(
             coordinator,
@@ -217,7 +218,13 @@ class Cloud:
         tasks, waiters = Tasks(), TaskWaiters()
         service = tasks_service(tasks, bus, fleet, self.store, waiters.announce)
         service.feed(Restored(tuple(self.store.tasks())))
-        app = create_app(fleet, service, waiters, upload_bytes_max=cloud.upload_bytes_max)
+        app = create_app(
+            fleet,
+            service,
+            waiters,
+            upload_bytes_max=cloud.upload_bytes_max,
+            artifacts=self.artifacts,
+        )
         running = asyncio.create_task(bus.run(), name="api bus")
         try:
             async with asyncio.TaskGroup() as group:

@@ -66,7 +66,7 @@ def test_the_open_round_is_what_devices_are_told(fleet: FakeFleet, tell: Tell[An
     fleet.learning.put(view)
     found = ask(tell, "GET", "/federated/jobs/digits/round").json()
     assert (found["round"], found["phase"]) == (2, "training")
-    fleet.learning.put(finished()[0])
+    fleet.learning.put(msgspec.structs.replace(view, round=-1))
     assert ask(tell, "GET", "/federated/jobs/digits/round").status_code == 503
     assert ask(tell, "GET", "/federated/jobs/nobody/round").status_code == 404
 

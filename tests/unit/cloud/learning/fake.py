@@ -153,9 +153,10 @@ class FakeLearning:
 
     async def open_round(self, job: str) -> RoundFact | None:
         view = self._find(job)
-        if view.phase != Phase.TRAINING:
+        if view.round < 0:
             return None
-        return RoundFact(job=job, round=view.round, term=1, phase=Phase.TRAINING, cohort=tuple(self.clients))
+        phase = Phase(view.phase)
+        return RoundFact(job=job, round=view.round, term=1, phase=phase, cohort=tuple(self.clients))
 
     async def learners(self) -> list[LearnerView]:
         if self.failing is not None:
