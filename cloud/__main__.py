@@ -45,8 +45,10 @@ from cloud.registry.service import registry_service
 from cloud.residency.service import FOLDER, Localisation
 from cloud.rollout.core import Rollout
 from cloud.rollout.events import ModelAdded
+from cloud.rollout.here import deploy_here
 from cloud.rollout.service import rollout
 from cloud.store.store import DATABASE_FILE, Store
+from cloud.sync.service import sync_service
 from cloud.tasks.core import Restored, Tasks
 from cloud.tasks.service import tasks_service
 from cloud.telemetry.core import Ingest
@@ -131,6 +133,7 @@ class Cloud:
             key,
             policy=absolute(config.residency.policy) if config.residency.policy else None,
             region=config.residency.region,
+            head_s=config.residency.head_s,
         )
         guarded = self.residency.bus  # whoever sends data that may have a home sends them through here
         registry, balancer, rules = Registry(), Balancer(config.balancer), Rollout()
@@ -158,6 +161,14 @@ class Cloud:
             self.executor,
             lambda manifest: self.sender.feed(sender.Known.of(manifest)),
             lambda digest: self.sender.feed(sender.Retired(digest)),
+        )
+        self.sync = sync_service(
+            term,
+            guarded,
+            store.sync,
+            partial(deploy_here, self.rollout, rules),
+            gate=self.residency.gate,
+            audit=lambda asked: self.residency.decided(asked.action, asked.decision),
         )
         self.registry = registry_service(registry, self.bus, store, self._node_changed)
         self.operator = operator_service(Operator(readers.table(), readers.epoch_of), self.bus)
@@ -258,6 +269,7 @@ class Cloud:
     def _node_changed(self, news: NodeNews) -> None:
         self.balancer.feed(news)
         self.rollout.feed(news)
+        self.sync.feed(news)
         self.learning.feed(news)
 
     def _model_added(self, entry: Entry) -> None:

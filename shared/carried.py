@@ -124,7 +124,7 @@ def concerns(topic: str) -> bool:
     if topic.startswith("all/"):
         return topic.startswith((_CHUNKS, _MANIFESTS))
     levels = topic.split("/", 4)
-    return len(levels) > 3 and levels[3] in _DATA_LEVELS and levels[4:] != ["models"]
+    return len(levels) > 3 and levels[0] == "node" and levels[3] in _DATA_LEVELS and levels[4:] != ["models"]
 
 
 def cargo_in(topic: str, payload: bytes) -> Cargo | None:

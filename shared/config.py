@@ -161,10 +161,12 @@ class CloudSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class ResidencySection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Where data may be (the cloud's). ``policy``: a TOML file, see docs/residency.md; empty: everything is
-    public. ``region``: where the cloud itself is; empty: nobody knows, so what has a region stays away."""
+    public. ``region``: where the cloud itself is; empty: nobody knows, so what has a region stays away.
+    ``head_s``: a head of the audit log is signed at most so long after a record."""
 
     policy: str = ""
     region: str = ""
+    head_s: float = 10.0
 
 
 class KeepSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -187,6 +189,13 @@ class RetentionSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     every_s: float = 600.0
 
 
+class SyncSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Replicated keys on a device. ``compare_s``: how often it compares digests with the cloud, which is
+    also the schedule of keys that are pulled."""
+
+    compare_s: float = 30.0
+
+
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Everything a process of a fleet can be told."""
 
@@ -199,6 +208,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     telemetry: TelemetrySection = TelemetrySection()
     retention: RetentionSection = RetentionSection()
     residency: ResidencySection = ResidencySection()
+    sync: SyncSection = SyncSection()
 
 
 def parse(toml: str, environ: Mapping[str, str], *overrides: Mapping[str, Any]) -> Config:

@@ -14,8 +14,8 @@ from typing import Any, Generic, TypeVar
 from shared import audit
 from shared import learning as fl
 from shared import messages as m
-from shared import telemetry as tm
 from shared import sync as s
+from shared import telemetry as tm
 from shared.ids import checked_id, is_id
 
 M = TypeVar("M", bound=m.Message)
@@ -375,6 +375,8 @@ ALL: tuple[Topic[Any], ...] = (
     UPDATE,
     SYNC_UP,
     REPORTED_KEY,
+    WITNESS,
+    DECISIONS,
     DESIRED,
     SYNC_DOWN,
     DESIRED_KEY,

@@ -90,6 +90,7 @@ class Residency:
     remembered: Remembered
     genuine: Callable[[Head], bool]
     cloud_region: str = ""
+    head_s: float = HEAD_S
     policy: Policy = OPEN
     regions: dict[str, str] = field(default_factory=dict)
     linked: bool = False
@@ -245,7 +246,7 @@ class Residency:
     def _tick(self, _: Tick, now: float) -> list[Effect]:
         self._retry = False
         effects = self._tell_places()
-        if self.unsigned_since is not None and now - self.unsigned_since >= HEAD_S:
+        if self.unsigned_since is not None and now - self.unsigned_since >= self.head_s:
             effects += self._sign()
         return effects
 

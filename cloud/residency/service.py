@@ -19,7 +19,7 @@ from broker.bus import Bus
 from broker.guard import GuardedBus
 from broker.service import Service, on
 from cloud.residency import files
-from cloud.residency.core import Remembered, Residency
+from cloud.residency.core import HEAD_S, Remembered, Residency
 from cloud.residency.events import (
     Alarm,
     AnnouncePlace,
@@ -95,6 +95,7 @@ class Localisation:
         *,
         policy: Path | None = None,
         region: str = "",
+        head_s: float = HEAD_S,
         unix_s: Callable[[], float] = time.time,
     ) -> None:
         self.audit = AuditLog(folder / AUDIT_FOLDER, key)
@@ -102,7 +103,7 @@ class Localisation:
         self._files = {"policy": policy, "places": folder / PLACES_FILE}
         self._seen: dict[str, object] = {}
         public = key.public_key()
-        self.core = Residency(remembered(self.audit), lambda head: genuine(head, public), region)
+        self.core = Residency(remembered(self.audit), lambda head: genuine(head, public), region, head_s)
         self.service = self._service(bus)
         self.gate = Gate(self.core, self.service.feed, unix_s)
         self.bus = GuardedBus(bus, self.gate)
