@@ -128,7 +128,7 @@ def _untimely(job: Job, heard: Heard) -> Verdict | str | None:
         fresh = task is Task.TRAIN and asked < heard.asked and behind <= one.expected.staleness_max
         if job.overlap and fresh:
             return None
-    if (asked, digest) == (heard.asked, header.digest):
+    if (asked, digest) == (heard.asked, header.digest) or job.counted(heard):
         return _verdict(heard, ReceiptStatus.DUPLICATE)
     if heard.asked == current and not job.durable:
         return "the job is between two states"

@@ -28,7 +28,7 @@ from cloud.federated.opening import opening_of, round_of
 from cloud.federated.progress import better, combined, evaluation_due, newest, why_enough
 from cloud.federated.records import Asked, Entry, JobState, Version
 from cloud.federated.round import Round
-from cloud.federated.rows import accepted_in, view_of, with_late
+from cloud.federated.rows import accepted_in, counts, view_of, with_late
 from cloud.federated.spec import asked_for
 from cloud.federated.strategies import Strategy, resolve
 from shared.core import Work
@@ -323,6 +323,14 @@ class Job:
             self.state = msgspec.structs.replace(self.state, view=with_late(view, heard.client))
         elif self.views and self.views[-1].row.round == heard.asked:
             self.views[-1] = with_late(self.views[-1], heard.client)
+
+    def counted(self, heard: Heard) -> bool:
+        """Whether this very update counts in a round that is over. A receipt can be lost, and a device that
+        was away asks again much later: ``answered`` knows the newest updates only, the report all of them."""
+        index = heard.asked - self.views[0].row.round if self.views else -1
+        if heard.header.task is not Task.TRAIN or not 0 <= index < len(self.views):
+            return False
+        return counts(self.views[index], heard.client, heard.header)
 
     def round_view(self, number: int, now: float) -> RoundView | None:
         """One round: over, under way, or the attempt that failed last."""

@@ -6,7 +6,7 @@ import msgspec
 
 from cloud.federated.records import JobState
 from cloud.federated.round import ASKED, Round
-from shared.learning import JobView, Phase, ReceiptStatus, RoundRow, RoundView, Task
+from shared.learning import JobView, Phase, ReceiptStatus, RoundRow, RoundView, Task, UpdateHeader
 
 
 def row_of(state: JobState, one: Round | None, phase: Phase, now: float) -> RoundRow:
@@ -53,6 +53,15 @@ def view_of(state: JobState, one: Round | None, phase: Phase, now: float) -> Rou
     """The same with everybody in it."""
     clients = tuple(one.rows.values()) if one is not None else ()
     return RoundView(row=row_of(state, one, phase, now), clients=clients)
+
+
+def counts(view: RoundView, client: str, header: UpdateHeader) -> bool:
+    """Whether the round has this update of the client: what a row says of one tells it from any other."""
+    said = (ReceiptStatus.ACCEPTED, header.size_bytes, header.weight, header.steps, header.train_s)
+    return any(
+        row.client == client and said == (row.status, row.bytes_up, row.weight, row.steps, row.train_s)
+        for row in view.clients
+    )
 
 
 def with_late(view: RoundView, client: str) -> RoundView:
