@@ -51,18 +51,20 @@ def compile_model(
     """Compile a model for inference: arrays whose first dimension is the batch.
 
     ``example_inputs`` give the shapes and dtypes of the inputs; their first dimension is replaced by each
-    batch size. ``name``: by default the class's, in small letters. ``precision``: see :class:`Precision`.
+    batch size, and the items along it must keep to themselves, for devices join requests in batches.
+    ``name``: by default the class's, in small letters. ``precision``: see :class:`Precision`.
     Raises :class:`UnsupportedOperator` and :class:`CompileError`, which say what to change in the model.
     """
     # Imported here: torch takes a second to load, and everything behind the front end works without it.
-    from cloud.compiler.frontend import batched, export
+    from cloud.compiler.frontend import batched, example_tensors, export
+    from cloud.compiler.items import require_items_apart
 
     _check_batch_sizes(batch_sizes)
-    precision = _precision(precision)
+    precision, examples = _precision(precision), example_tensors(model, example_inputs)
     graphs: dict[int, Graph] = {}
     parameters: Mapping[str, F32Array] = {}
     for size in batch_sizes:
-        exported = export(model, batched(example_inputs, size))
+        exported = export(model, batched(examples, size))
         parameters, graphs[size] = exported.parameters, optimise(exported.graph, precision)
         _check_batch(graphs[size], size)
     modules = {size: build_module({"run": graph}) for size, graph in graphs.items()}
@@ -76,7 +78,9 @@ def compile_model(
         flops_per_item=flops(graphs[smallest]) // smallest,
         description=description,
     )
-    return Compiled(_package(info, modules, parameters), modules)
+    package = _package(info, modules, parameters)
+    require_items_apart(model, examples)
+    return Compiled(package, modules)
 
 
 def _package(info: PackageInfo, modules: Mapping[int, Module], parameters: Mapping[str, F32Array]) -> Package:

@@ -47,13 +47,14 @@ def export(model: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> Exported
     Raises :class:`UnsupportedOperator` for an operator without a lowering and :class:`CompileError` for what
     is not a pure function of float32 arrays, or has no fixed path through it.
     """
-    with _evaluation_mode(model), _quiet_torch():
+    with evaluation_mode(model), _quiet_torch():
         try:
             program = in_pieces(torch.export.export(model, inputs, strict=False).run_decompositions({}))
         except GuardOnDataDependentSymNode as error:
             raise CompileError(f"{_ONE_PATH}\n  torch: {_first_line(error)}") from error
-        except RuntimeError as error:
-            raise CompileError(f"torch.export can't follow the model: {_first_line(error)}") from error
+        except Exception as error:  # whatever the model or torch may raise
+            what = f"{type(error).__name__}: {_first_line(error)}"
+            raise CompileError(f"torch.export can't follow the model: {what}") from error
     return _Program(program).read()
 
 
@@ -61,10 +62,26 @@ def _first_line(error: Exception) -> str:
     return str(error).strip().partition("\n")[0]
 
 
+def example_tensors(model: object, inputs: object) -> tuple[torch.Tensor, ...]:
+    """The example inputs, checked: a tensor, or several. numpy arrays are taken as well."""
+    if not isinstance(model, torch.nn.Module):
+        raise CompileError(f"the model is {type(model).__name__}; the compiler takes a torch.nn.Module")
+    if isinstance(model, torch.jit.ScriptModule):
+        raise CompileError("the model is TorchScript; give the module that it was made of")
+    several = inputs if isinstance(inputs, list | tuple) else (inputs,)
+    arrays = tuple(torch.from_numpy(one) if isinstance(one, np.ndarray) else one for one in several)
+    for index, one in enumerate(arrays):
+        if not isinstance(one, torch.Tensor):
+            raise CompileError(f"example input {index} is {type(one).__name__}; a model takes tensors")
+        if one.ndim == 0:
+            raise CompileError(f"example input {index} is a single number; the first dimension is the batch")
+        if one.shape[0] == 0:
+            raise CompileError(f"example input {index} has shape {tuple(one.shape)}: give at least one item")
+    return arrays
+
+
 def batched(inputs: Sequence[torch.Tensor], batch_size: int) -> tuple[torch.Tensor, ...]:
     """Zeros of the inputs' shapes and dtypes with another first dimension."""
-    if any(one.ndim == 0 for one in inputs):
-        raise CompileError("an example input is a single number; the first dimension is the batch")
     return tuple(torch.zeros((batch_size, *one.shape[1:]), dtype=one.dtype) for one in inputs)
 
 
@@ -103,6 +120,8 @@ class _Program:
         key = str(spec.target)
         if not isinstance(meta, torch.Tensor):
             return
+        if meta.dtype.is_floating_point and meta.dtype != torch.float32:
+            raise CompileError(f"{key} is {meta.dtype}; models are compiled in torch.float32: model.float()")
         if meta.dtype == torch.float32:
             value = Value(f"parameter {key}", tuple(meta.shape))
             self._parameters[key] = Parameter(key, value)
@@ -160,7 +179,7 @@ def _quiet_torch() -> Iterator[None]:
 
 
 @contextmanager
-def _evaluation_mode(model: torch.nn.Module) -> Iterator[None]:
+def evaluation_mode(model: torch.nn.Module) -> Iterator[None]:
     """Dropout off, running statistics fixed; every layer's own flag comes back afterwards."""
     training = [(layer, layer.training) for layer in model.modules()]
     model.eval()

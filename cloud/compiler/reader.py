@@ -14,7 +14,7 @@ import torch
 
 from cloud.compiler.errors import CompileError, UnsupportedOperator
 from cloud.compiler.ir import Shape, Value
-from cloud.compiler.lowering import AtenCall, Builder, Lowered, advice_against, lower
+from cloud.compiler.lowering import SHAPE_ADVICE, AtenCall, Builder, Lowered, advice_against, lower
 
 _TORCH_FILES = str(Path(torch.__file__).parent)
 _FRAME = re.compile(r'File "(?P<path>[^"]+)", line (?P<line>\d+), in \S+\n\s+(?P<code>[^\n]*)')
@@ -115,6 +115,8 @@ def _result(node: torch.fx.Node, source: str) -> tuple[Shape, str]:
         raise CompileError(
             f"{node.name} is {first.dtype}; models are compiled in torch.float32\n  at {source}"
         )
+    if not all(isinstance(size, int) for size in first.shape):
+        raise UnsupportedOperator(str(node.target), source, SHAPE_ADVICE)
     if 0 in first.shape:
         raise CompileError(f"{node.name} is empty: shape {tuple(first.shape)}\n  at {source}")
     return tuple(int(size) for size in first.shape), _DTYPES[first.dtype]

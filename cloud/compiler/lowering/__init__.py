@@ -25,6 +25,7 @@ from cloud.compiler.lowering.call import AtenCall, Builder, Lowered, Lowering
 
 __all__ = [
     "LOWERINGS",
+    "SHAPE_ADVICE",
     "AtenCall",
     "Builder",
     "Lowered",
@@ -39,7 +40,7 @@ _FAMILIES = (pointwise, contract, reduce, order, image, pool, movement, recurren
 LOWERINGS: Mapping[str, Lowering] = {
     name: lowering for family in _FAMILIES for name, lowering in family.LOWERINGS.items()
 }
-_SHAPE = "its result's shape depends on the numbers; use a mask and torch.where"
+SHAPE_ADVICE = "its result's shape depends on the numbers; use a mask and torch.where"
 _BRANCH = "the program may not depend on an array's numbers; use torch.where"
 _RANDOM = "pass random numbers as an input"
 _COMPLEX = "complex numbers are not covered; multiply by the matrices of the transform's cosines and sines"
@@ -53,12 +54,12 @@ ADVICE: Mapping[str, str] = {
     "randn_like": _RANDOM,
     "normal": _RANDOM,
     "multinomial": _RANDOM,
-    "nonzero": _SHAPE,
-    "masked_select": _SHAPE,
-    "unique": _SHAPE,
-    "_unique2": _SHAPE,
-    "unique_dim": _SHAPE,
-    "unique_consecutive": _SHAPE,
+    "nonzero": SHAPE_ADVICE,
+    "masked_select": SHAPE_ADVICE,
+    "unique": SHAPE_ADVICE,
+    "_unique2": SHAPE_ADVICE,
+    "unique_dim": SHAPE_ADVICE,
+    "unique_consecutive": SHAPE_ADVICE,
     "item": _BRANCH,
     "_local_scalar_dense": _BRANCH,
     "fft_fft": _COMPLEX,
@@ -90,7 +91,7 @@ ADVICE: Mapping[str, str] = {
     "bincount": "count with one_hot and sum",
     "histc": "count with comparisons and sum",
 }
-SIMILAR_MAX = 6
+SIMILAR_MAX, CLOSE = 6, 0.7
 
 
 def lower(call: AtenCall, build: Builder) -> Lowered:
@@ -127,7 +128,7 @@ def _similar(name: str) -> str:
     """Advice for an operator that nobody has thought of."""
     covered = [one for one in LOWERINGS if not one.startswith("_")]
     parts = [part for part in name.split("_") if len(part) > 2]
-    near = get_close_matches(name, covered, SIMILAR_MAX, 0.5)
+    near = get_close_matches(name, covered, SIMILAR_MAX, CLOSE)
     near += [one for one in covered if one not in near and any(part in one.split("_") for part in parts)]
     similar = f"covered are {', '.join(near[:SIMILAR_MAX])} and others" if near else "many others are covered"
     return f"write it with operators that the compiler covers ({similar}; docs/compiler.md has the list)"

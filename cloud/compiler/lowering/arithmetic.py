@@ -8,7 +8,7 @@ from typing import Any
 from cloud.compiler.expr import Expr, Fn, Number
 from cloud.compiler.ir import Value
 from cloud.compiler.lowering.call import AtenCall, Builder, Lowering
-from cloud.compiler.lowering.elements import apply, elementwise, floats, inside, number, where
+from cloud.compiler.lowering.elements import apply, elementwise, fits, floats, inside, number, where
 
 POWERS_MAX = 8  # x ** 8 is three multiplications; more than that goes through the logarithm
 
@@ -26,6 +26,8 @@ def _binary(fn: Fn) -> Lowering:
 
 def _combined(aten: AtenCall, build: Builder, fn: Fn, x: Any, y: Any, alpha: float) -> Value:
     dtype = inside(aten.dtype)
+    if dtype == "i32" and not all(fits(one) for one in (x, y, alpha)):
+        raise aten.refuse("integers have 32 bits: compute in float32")
     if alpha == 1:
         return elementwise(build, dtype, lambda a, b: apply(fn, a, b), x, y)
     scale = number(alpha, dtype)

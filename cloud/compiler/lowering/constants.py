@@ -44,6 +44,18 @@ def _arange(aten: AtenCall, build: Builder) -> Value:
     return build.constant(numbers.astype(_NUMPY[inside(aten.dtype)]))
 
 
+def _triangle(lower: bool) -> Lowering:
+    """``tril_indices(rows, columns, offset)``: the places of a triangle, row by row."""
+
+    def lowering(aten: AtenCall, build: Builder) -> Value:
+        rows, columns = aten.arguments[:2]
+        offset = aten.argument(2, "offset", 0)
+        cut = np.tril if lower else np.triu
+        return build.constant(np.stack(np.nonzero(cut(np.ones((rows, columns), np.int32), offset))))
+
+    return lowering
+
+
 LOWERINGS: Mapping[str, Lowering] = {
     "arange": _arange,
     "empty": _always(0),
@@ -58,6 +70,8 @@ LOWERINGS: Mapping[str, Lowering] = {
     "ones": _always(1),
     "ones_like": _always(1),
     "scalar_tensor": _scalar,
+    "tril_indices": _triangle(lower=True),
+    "triu_indices": _triangle(lower=False),
     "zeros": _always(0),
     "zeros_like": _always(0),
 }

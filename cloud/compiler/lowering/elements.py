@@ -55,6 +55,11 @@ def number(value: float, dtype: str = "f32") -> Number:
     return Number(float(value))
 
 
+def fits(value: Any) -> bool:
+    """Whether a number can be computed with as an i32; an array is one already."""
+    return isinstance(value, Value) or I32_MIN <= value <= I32_MAX
+
+
 def apply(fn: Fn, *args: Expr | float) -> Call:
     """A call; plain numbers among the arguments are f32."""
     return call(fn, *args)

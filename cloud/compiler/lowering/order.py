@@ -6,9 +6,11 @@ from math import prod
 from cloud.compiler.expr import Arg, Fn, call
 from cloud.compiler.ir import Value
 from cloud.compiler.lowering.call import AtenCall, Builder, Lowering
+from cloud.compiler.lowering.norm import along
 from cloud.compiler.lowering.pieces import taken
 from cloud.compiler.ops.indexing import TakeAlong
 from cloud.compiler.ops.order import ArgSort
+from cloud.compiler.ops.reduce import ReduceKind
 
 _Sorted = tuple[Value, Value]  # numbers and positions
 
@@ -50,6 +52,29 @@ def _median(aten: AtenCall, build: Builder) -> Value | _Sorted:
     return values if axis is None else (values, build.reshape(positions, aten.shape))
 
 
+def _bucketize(aten: AtenCall, build: Builder) -> Value:
+    """``bucketize(x, boundaries, out_int32, right)``: how many boundaries are below (``right``: up to) x."""
+    right = bool(aten.argument(3, "right", False))
+    return _buckets(aten, build, aten.arguments[0], aten.arguments[1], right)
+
+
+def _search(aten: AtenCall, build: Builder) -> Value:
+    """``searchsorted(boundaries, x, out_int32, right, side)``, of one row of boundaries."""
+    boundaries, x = aten.arguments[:2]
+    right = bool(aten.argument(3, "right", False)) or aten.argument(4, "side") == "right"
+    if len(boundaries.shape) != 1 or aten.argument(5, "sorter") is not None:
+        raise aten.refuse("one sorted row of boundaries for all numbers is covered")
+    return _buckets(aten, build, x, boundaries, right)
+
+
+def _buckets(aten: AtenCall, build: Builder, x: Value | float, boundaries: Value, right: bool) -> Value:
+    if not isinstance(x, Value):
+        raise aten.refuse("give the number as an array")
+    wide = build.reshape(x, (*x.shape, 1))
+    counted = build.pointwise(call(Fn.LE if right else Fn.LT, Arg(0), Arg(1)), boundaries, wide)
+    return along(build, ReduceKind.SUM, counted, (len(x.shape),))
+
+
 def _sorted(build: Builder, x: Value, axis: int, descending: bool, places: slice = slice(None)) -> _Sorted:
     """Numbers and positions along an axis, or those of some places of the order."""
     if not x.shape:
@@ -65,4 +90,11 @@ def _sorted(build: Builder, x: Value, axis: int, descending: bool, places: slice
     return build.permute(values, back), build.permute(positions, back)
 
 
-LOWERINGS: Mapping[str, Lowering] = {"kthvalue": _kth, "median": _median, "sort": _sort, "topk": _top}
+LOWERINGS: Mapping[str, Lowering] = {
+    "bucketize": _bucketize,
+    "kthvalue": _kth,
+    "median": _median,
+    "searchsorted": _search,
+    "sort": _sort,
+    "topk": _top,
+}

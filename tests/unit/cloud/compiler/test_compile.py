@@ -140,6 +140,45 @@ def test_an_example_without_a_batch_is_refused():
         compile_model(nn.ReLU(), (torch.tensor(1.0),), name="m")
 
 
+class Neighbours(nn.Module):
+    """Items that look at each other: through time that comes first, and through a sum along the batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.recurrent = nn.GRU(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.recurrent(x)[0]
+
+
+@pytest.mark.parametrize("model", [Neighbours(), nn.Softmax(0)])
+@pytest.mark.parametrize("items", [1, 5])
+def test_items_that_look_at_each_other_are_refused(model, items):
+    with pytest.raises(CompileError, match="batch_first"):
+        compile_model(model, (torch.rand(items, 2, 4),), name="m")
+
+
+def test_examples_may_be_one_tensor_or_of_numpy():
+    x = np.arange(6, dtype=np.float32).reshape(2, 3)
+    for examples in (torch.from_numpy(x), x, [x]):
+        assert np.array_equal(compile_model(nn.ReLU(), examples, name="m").load()(x), x)
+
+
+@pytest.mark.parametrize(
+    ("model", "examples", "message"),
+    [
+        (nn.ReLU().forward, (torch.ones(1, 2),), r"takes a torch\.nn\.Module"),
+        (nn.ReLU(), ("x",), "input 0 is str"),
+        (nn.ReLU(), (torch.ones(0, 2),), "at least one item"),
+        (nn.Linear(2, 2).bfloat16(), (torch.ones(1, 2),), r"model\.float\(\)"),
+        (nn.Linear(3, 2), (torch.ones(1, 2),), r"can't follow the model: \w+Error"),
+    ],
+)
+def test_what_is_no_model_or_no_example_is_said(model, examples, message):
+    with pytest.raises(CompileError, match=message):
+        compile_model(model, examples, name="m")
+
+
 class AnotherLayerForOne(nn.Module):
     def __init__(self) -> None:
         super().__init__()

@@ -62,6 +62,9 @@ def test_a_long_row():
         lambda x: (torch.median(x), *torch.median(x, 1)),
         lambda x: torch.quantile(x, 0.3, dim=2),
         lambda x: x.sort(2).values.diff(),
+        lambda x: torch.bucketize(x, torch.tensor([-1.0, 0.0, 0.5])),
+        lambda x: torch.searchsorted(torch.tensor([-1.0, 0.0, 0.5]), x, right=True),
+        lambda x: x[:, torch.tril_indices(4, 4)[0], torch.triu_indices(4, 5, 1)[1]],
     ],
 )
 def test_operators_that_sort(function):
