@@ -130,7 +130,7 @@ def _untimely(job: Job, heard: Heard) -> Verdict | str | None:
             return None
     if (asked, digest) == (heard.asked, header.digest) or job.counted(heard):
         return _verdict(heard, ReceiptStatus.DUPLICATE)
-    if heard.asked == current and not job.durable:
+    if heard.asked == current and (not job.durable or (job.opens_again and header.task is Task.TRAIN)):
         return "the job is between two states"
     job.late(heard)
     return _verdict(heard, ReceiptStatus.STALE if job.overlap else ReceiptStatus.LATE)

@@ -137,6 +137,13 @@ class Job:
             return inf
         return min(RESET_S_MIN * 2.0 ** max(0, self.state.failures - 1), RESET_S_MAX)
 
+    @property
+    def opens_again(self) -> bool:
+        """Whether training in this round failed and will be tried again: its updates may count then."""
+        state = self.state
+        waits = state.phase is Phase.ERROR and state.failures <= RESETS_MAX
+        return state.task is Task.TRAIN and (waits or state.phase is Phase.INITIALIZING)
+
     def enter(self, phase: Phase, now: float, **changes: object) -> None:
         """Move. Raises :class:`InvalidTransition` where the table does not allow it."""
         if phase not in NEXT[self.state.phase]:
