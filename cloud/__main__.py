@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -39,14 +40,13 @@ from cloud.history.core import History
 from cloud.history.service import history_service
 from cloud.operator.core import Operator
 from cloud.operator.service import operator_service
-from cloud.readers import Readers
+from cloud.readers import Readers, residency_table
 from cloud.registry.core import Registry
 from cloud.registry.service import registry_service
 from cloud.residency.service import FOLDER, Localisation
 from cloud.rollout.core import Rollout
 from cloud.rollout.events import ModelAdded
-from cloud.rollout.here import deploy_here
-from cloud.rollout.service import rollout
+from cloud.rollout.service import deploy_here, rollout
 from cloud.store.store import DATABASE_FILE, Store
 from cloud.sync.service import sync_service
 from cloud.tasks.core import Restored, Tasks
@@ -171,7 +171,9 @@ class Cloud:
             audit=lambda asked: self.residency.decided(asked.action, asked.decision),
         )
         self.registry = registry_service(registry, self.bus, store, self._node_changed)
-        self.operator = operator_service(Operator(readers.table(), readers.epoch_of), self.bus)
+        self.operator = operator_service(
+            Operator({**readers.table(), **residency_table(self.residency)}, readers.epoch_of), self.bus
+        )
         self.catalog = catalog_service(catalog, guarded, blobs, store, key, self._model_added)
         self.ingest = IngestWorker(
             Ingest(), self.bus, store.telemetry, group=group_of(config, store.telemetry)
@@ -193,6 +195,7 @@ class Cloud:
             self.operator,
             self.catalog,
             self.learning,
+            self.sync,
         )
         try:
             await until(

@@ -20,6 +20,7 @@ from broker.ask import Asker
 from broker.bus import Bus
 from broker.connect import open_bus
 from cloud.learning.client import LearningClient
+from shared.audit_views import AuditPage, ProofView, ResidencyView
 from shared.config import Config, broker_address
 from shared.deploys import DeployResult
 from shared.errors import Unavailable
@@ -53,6 +54,8 @@ from shared.topics import (
     APP_TELEMETRY,
     APP_UPLOAD,
     CHUNK_BYTES,
+    Address,
+    M,
 )
 from shared.views import DeploymentView, Explanation, ModelView, NodeView, Overview
 from shared.wire import unpacked
@@ -250,9 +253,28 @@ class Fleet:
         reply = await self._asker.ask(APP_TELEMETRY.at(app=self.app), build, self.budget_s)
         return unpacked(reply.body, of)
 
+    async def residency(self) -> ResidencyView:
+        """The policy in force, where the nodes are, how the audit log is."""
+        return await self._query(QueryKind.RESIDENCY, ResidencyView)
+
+    async def audit(self, first: int = 0) -> AuditPage:
+        """Up to 100 records of the audit log from ``first`` on; negative: that many before its end."""
+        return await self._query(QueryKind.AUDIT, AuditPage, str(first))
+
+    async def proof(self, *, index: int = -1, old: int = -1, size: int = 0) -> ProofView:
+        """That a record is in the log, or that ``old`` records are its beginning; ``size`` 0: newest head."""
+        question = f"inclusion:{index}:{size}" if index >= 0 else f"consistency:{old}:{size}"
+        return await self._query(QueryKind.PROOF, ProofView, question)
+
     async def status(self) -> dict[str, Any]:
         """Versions, clock and counters of the cloud process."""
         return await self._query(QueryKind.STATUS, dict)
+
+    async def ask(
+        self, to: Address[M], build: Callable[[str, float], M], budget_s: float | None = None
+    ) -> Reply:
+        """Any other request, for the clients of single capabilities. ``build`` as in :class:`Asker`."""
+        return await self._asker.ask(to, build, budget_s or self.budget_s)
 
     async def _query(self, kind: QueryKind, of: type[T], key: str = "", after: str = "") -> T:
         def build(correlation: str, left_s: float) -> Query:

@@ -18,7 +18,7 @@ from broker.process import common_options, configured, labels, main, on_signals,
 from broker.service import Service
 from edge.agent.capabilities import capabilities
 from edge.agent.core import Agent, LoadSeen, StopAsked, TroubleSeen
-from edge.agent.local import LocalRecord, LocalRequest, serve_locally
+from edge.agent.local import LocalData, LocalRecord, LocalRequest, serve_locally
 from edge.agent.service import agent_service, last_will
 from edge.agent.vitals import Machine
 from edge.artifacts.blobs import Blobs
@@ -31,6 +31,8 @@ from edge.inference.service import LocalClients, inference_service
 from edge.residency.service import DeviceResidency
 from edge.runtime import Limits, ModuleHost, measure
 from edge.store.state import DeviceState
+from edge.sync.local import answer_data
+from edge.sync.service import SyncService
 from edge.telemetry.core import Limits as TelemetryLimits
 from edge.telemetry.core import Telemetry
 from edge.telemetry.service import Streams
@@ -174,6 +176,14 @@ class Boot:
             saved=None if self.looping else state.get("models", "desired"),
             answer=self._lent,
         )
+        self.sync = SyncService(
+            node,
+            self.epoch,
+            self.residency.bus,
+            data / "sync",
+            gate=self.residency.gate,
+            compare_s=config.sync.compare_s,
+        )
         trains = config.training.sources and not self.looping
         self.training = self._training(config, data) if trains else None
         self.benchmark_s = device.benchmark_s
@@ -185,6 +195,9 @@ class Boot:
         for damage in self.state.damage:
             log.error("the local store was damaged: %s", damage)
             self.agent.feed(TroubleSeen(f"local store: {damage}"))
+        if self.sync.trouble:
+            log.error("%s", self.sync.trouble)
+            self.agent.feed(TroubleSeen(self.sync.trouble))
         if self.looping:
             boots = self.state.boots_unsettled
             what = f"crash loop: {boots} short boots in a row; models wait until told, nothing is trained"
@@ -195,7 +208,12 @@ class Boot:
         bus = asyncio.create_task(self.bus.run(), name="bus")
         try:
             async with serve_locally(self.data, self._answer_locally):
-                running = (self._settle(), self.telemetry.run(), *(service.run() for service in services))
+                running = (
+                    self._settle(),
+                    self.telemetry.run(),
+                    self.sync.run(),
+                    *(service.run() for service in services),
+                )
                 await until(self.stopped, *running)
             await asyncio.to_thread(self.state.settle)  # told to stop: no crash, however short it was
             with suppress(TimeoutError):
@@ -289,6 +307,8 @@ class Boot:
         return training.Conditions(power, ratio, self.machine.load_ratio(), now.tm_hour * 60 + now.tm_min)
 
     async def _answer_locally(self, request: LocalRequest) -> Reply:
+        if isinstance(request, LocalData):
+            return await answer_data(self.sync.data, request)
         if isinstance(request, LocalRecord):
             return await self.telemetry.answer(
                 request.stream, request.values, request.at_unix_s or None, request.budget_s

@@ -149,6 +149,11 @@ class Lane:
         while len(self.dead) > self.limits.dead_max:
             del self.dead[next(iter(self.dead))]
 
+    def defer(self, name: str, now: float) -> None:
+        """It can't be said yet whether this may be sent: look again after a pause."""
+        item = self.items[name]
+        item.due = now + self.limits.backoff_s * (1 + self.chance())
+
     def settle(self) -> list[str]:
         """The peer showed that it holds all there is: whatever is not on its way is done."""
         done = [name for name, item in self.items.items() if item.flying is None]

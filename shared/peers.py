@@ -18,6 +18,7 @@ from shared.sync import (
     NAMES_MAX,
     ORIGINS_MAX,
     PUSH_BYTES_MAX,
+    UNDECIDED,
     Ack,
     Branch,
     Digest,
@@ -36,6 +37,7 @@ from shared.versions import Entry, Mark, covers, packed_entry
 BRANCHES_MAX = 64
 WINDOW_MAX = 256
 PRIORITY_REPAIR = 4
+DEAD_RETRY_S = 600.0  # a comparison shows that a dead letter is still missing there: try again so often
 
 
 @dataclass(slots=True)
@@ -128,7 +130,8 @@ class Peer:
         lacking = [
             name for name in self.names if name in entries and not covers(digest.vector, entries[name].vector)
         ]
-        self.repair(lacking, now)
+        dead = self.lane.dead
+        self.repair((one for one in lacking if one not in dead or now - dead[one].at >= DEAD_RETRY_S), now)
         tree = self.tree()
         differs = (digest.root, digest.count) != (tree.root, len(tree.names))
         if digest.asking or lacking or not differs or not covers(tree.vector, digest.vector):
@@ -205,6 +208,8 @@ class Peer:
             reason = "" if entry is None else forbids(name)
             if entry is None:
                 self.lane.drop(name)
+            elif reason == UNDECIDED:
+                self.lane.defer(name, now)
             elif reason:
                 self.lane.bury(name, reason, now)
             elif name.startswith(self.settings):

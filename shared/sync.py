@@ -321,6 +321,7 @@ class Gate(Protocol):
 
 
 SELECT, PUBLISH, RECEIVE = "select", "publish", "receive"
+UNDECIDED = "no-policy"  # the reason of a gate that does not know the policy yet: ask again later
 
 
 class OpenGate:

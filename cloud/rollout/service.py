@@ -1,6 +1,7 @@
 """The rollout core, bound to the bus and the store."""
 
 import asyncio
+import itertools
 import logging
 import time
 from collections.abc import Iterator
@@ -12,10 +13,16 @@ from broker.service import Service, on
 from cloud.rollout.core import Rollout
 from cloud.rollout.events import Deployed, Event, Load, NodeDesired, ReportedSeen, Restored, Save, Saved
 from cloud.rollout.rules import Key, Rule
+from shared.errors import Refused
 from shared.messages import Deploy
 from shared.topics import APP_DEPLOY, REPORTED
 
 log = logging.getLogger(__name__)
+
+CALLER = "sync"  # an application's name; what is replied to it, nobody hears
+DEPLOY_S_MAX = 30.0
+_LOOK_S = 0.02
+_numbers = itertools.count(1)
 
 
 class RolloutStore(Protocol):
@@ -66,3 +73,30 @@ def _failures_told(what: str) -> Iterator[None]:
     except Exception as error:
         log.warning("rollout: can't %s the deployments, trying again: %s", what, error)
         raise
+
+
+async def deploy_here(service: Service[Event], core: Rollout, model: str, targets: tuple[str, ...]) -> str:
+    """For another capability of this process: a standing rule that these nodes hold the model.
+
+    Returns the digest, once the rule is durable.
+
+    Raises :class:`NoSuchModel`, and :class:`Refused` when the rule could not be made.
+    """
+    name, version, digest = core.catalog.resolve(model)
+    target = ",".join(sorted(targets))
+    deploy = Deploy(
+        correlation=f"here-{next(_numbers)}", budget_s=DEPLOY_S_MAX, model=f"{name}@{version}", target=target
+    )
+    service.feed(Deployed(CALLER, deploy, time.time()))
+    rule = core.rules.get((name, target))
+    if rule is None or rule.digest != digest:
+        raise Refused("not-deployed", f"{model} could not be deployed to {target[:200]}: try again")
+    async with asyncio.timeout(DEPLOY_S_MAX):
+        # The core answers applications on the bus; in here its own state says when the rule is saved.
+        while _unsaved(core, rule):  # noqa: ASYNC110
+            await asyncio.sleep(_LOOK_S)
+    return digest
+
+
+def _unsaved(core: Rollout, rule: Rule) -> bool:
+    return rule.key in core.unsaved_rules or (core.saving is not None and rule in core.saving.rules)

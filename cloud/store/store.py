@@ -13,6 +13,7 @@ from cloud.rollout.rules import Key, Rule
 from cloud.store.database import Database, alone, remove, replace, rows, upsert
 from cloud.store.engine import open_engine
 from cloud.store.rows import entry_of, entry_row, orders_of, orders_row, task_of, task_row
+from cloud.store.sync import SqlSync
 from cloud.store.tables import DEPLOYMENTS, DESIRED, META, MODELS, NODES, TASKS
 from cloud.store.telemetry import SqlTelemetry
 from cloud.tasks.core import Task
@@ -29,12 +30,13 @@ class Store:
     idempotent except :meth:`next_term`, where a repeat skips a number.
 
     It is what the capabilities call ``NodeStore``, ``CatalogStore``, ``RolloutStore`` and ``TaskStore``;
-    ``telemetry`` is the ``TelemetryStore``.
+    ``telemetry`` is the ``TelemetryStore``, ``sync`` the ``SyncStore``.
     """
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self.telemetry = SqlTelemetry(database)
+        self.sync = SqlSync(database)
 
     @classmethod
     def open(cls, url: str) -> "Store":

@@ -40,6 +40,7 @@ METADATA = MetaData()
 
 # Sorted as Python and SQLite sort, whatever language PostgreSQL was set up with: pages rely on it.
 ID = String(64).with_variant(String(64, collation="C"), "postgresql")
+NAME = String(256).with_variant(String(256, collation="C"), "postgresql")
 NUMBER = BigInteger().with_variant(Integer, "sqlite")  # the only spelling that SQLite counts up by itself
 
 META = Table(
@@ -155,4 +156,27 @@ LETTERS = Table(
     Column("payload", LargeBinary, nullable=False),
     Column("at_unix_s", Double, nullable=False),
     sqlite_autoincrement=True,
+)
+
+# Replicated keys: see cloud.store.sync.
+
+SYNC_KEYS = Table(
+    "sync_keys",
+    METADATA,
+    Column("name", NAME, primary_key=True),
+    Column("record", LargeBinary, nullable=False),
+)
+
+SYNC_TASKS = Table(
+    "sync_tasks",
+    METADATA,
+    Column("id", NAME, primary_key=True),
+    Column("task", LargeBinary, nullable=False),
+)
+
+SYNC_NODES = Table(
+    "sync_nodes",
+    METADATA,
+    Column("node", ID, primary_key=True),
+    Column("memory", LargeBinary, nullable=False),
 )

@@ -22,6 +22,7 @@ from shared.peers import Heard, Peer
 from shared.sync import (
     PUBLISH,
     SELECT,
+    UNDECIDED,
     ConsistencyLevel,
     Gate,
     Part,
@@ -186,8 +187,8 @@ class Fleet:
         def forbids(name: str) -> str:
             decision = self.gate.allowed(node, name, self.sharing[name].tag, PUBLISH)
             effects.append(Decided(node, name, PUBLISH, decision))
-            if decision.allowed:
-                return ""
+            if decision.allowed or decision.reason == UNDECIDED:
+                return "" if decision.allowed else UNDECIDED
             self.tasks.refused(node, name, f"residency: {decision.reason}")
             return f"residency: {decision.reason}"
 

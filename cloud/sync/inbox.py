@@ -183,7 +183,9 @@ class Inbox:
             effects += [self.fleet.say(node, part) for part in peer.compare(digest, now)]
             peer.lane.release([name for name, item in peer.lane.items.items() if item.held], now)
         if digest.asking:
-            mine = peer.digest(asking=False, stamp=self.clock.peek(unix_ms), cleared=self.fleet.cleared, reset=reset)
+            mine = peer.digest(
+                asking=False, stamp=self.clock.peek(unix_ms), cleared=self.fleet.cleared, reset=reset
+            )
             effects.append(self.fleet.say(node, mine))
             effects += self.fleet.asked_for_models(node)
             for entry in self.weak.shared_with(node):

@@ -53,7 +53,7 @@ class Waiter:
             outcome = Outcome(
                 status=status, revision=task.revision, code=task.code, detail=detail or task.detail
             )
-            part = Result(self.sequence, outcome)
+            part = Result(self.sequence, outcome, task.name_for(self.node))
             return Publish(SYNC_DOWN.at(node=self.node), SyncMessage(life=self.term, part=part))
         return Publish(APP_REPLY.at(app=self.app), self._reply(task, status, detail))
 

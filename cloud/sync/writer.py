@@ -336,7 +336,7 @@ class Writer:
         return None
 
     def _result(self, node: str, call: Call, outcome: Outcome) -> Effect:
-        return self.fleet.say(node, Result(call.sequence, outcome))
+        return self.fleet.say(node, Result(call.sequence, outcome, call.name))
 
 
 def _because(task: SyncTask, code: str, detail: str) -> SyncTask:

@@ -1,4 +1,4 @@
-"""The device's own door: a Unix socket that answers inference and takes telemetry with no broker at all.
+"""The device's own door: a Unix socket that answers inference, takes telemetry and keeps data with no broker.
 
 One request per connection: four bytes of length (big-endian), a MessagePack map whose ``ask`` says which of
 the requests below it is; the same form back with a :class:`shared.messages.Reply`. The socket lives in the
@@ -15,6 +15,7 @@ import msgspec
 
 from shared.errors import Unavailable, Unreadable
 from shared.messages import Message, Reply
+from shared.sync import ConsistencyLevel, Required, SyncStrategy
 from shared.wire import encode, unpacked
 
 REQUEST_BYTES_MAX = 64 << 20
@@ -42,14 +43,31 @@ class LocalRecord(Message, frozen=True, kw_only=True):
     budget_s: float = 5.0
 
 
+class LocalData(Message, frozen=True, kw_only=True):
+    """Read, write or watch the device's replica. ``verb``: get, read, put, erase, watch, list, status,
+    conflicts. ``value``: packed; ``expected``: see :meth:`edge.sync.data.Data.put`; ``after``: see
+    :meth:`edge.sync.data.Data.wait`."""
+
+    ask: str = "data"
+    verb: str
+    key: str = ""
+    value: bytes = b""
+    level: ConsistencyLevel | None = None
+    strategy: SyncStrategy | None = None
+    required: Required = Required.MAJORITY
+    expected: int = -1
+    after: int = -1
+    budget_s: float = 10.0
+
+
 class _Asked(msgspec.Struct):
     ask: str = "infer"
 
 
-LocalRequest = LocalInfer | LocalRecord
+LocalRequest = LocalInfer | LocalRecord | LocalData
 Answer = Callable[[LocalRequest], Awaitable[Reply]]
 
-_ASKS: dict[str, type[LocalRequest]] = {"infer": LocalInfer, "record": LocalRecord}
+_ASKS: dict[str, type[LocalRequest]] = {"infer": LocalInfer, "record": LocalRecord, "data": LocalData}
 
 
 def socket_path(data: Path) -> Path:

@@ -47,6 +47,7 @@ from shared.peers import Peer
 from shared.sync import (
     ENTRY_BYTES_MAX,
     PUBLISH,
+    UNDECIDED,
     VALUE_BYTES_MAX,
     Call,
     ConsistencyLevel,
@@ -396,7 +397,9 @@ class DeviceSync:
 
     def _forbids(self, name: str) -> str:
         decision = self.gate.allowed(self.node, name, b"", PUBLISH)
-        return "" if decision.allowed else f"residency: {decision.reason}"
+        if decision.allowed or decision.reason == UNDECIDED:
+            return "" if decision.allowed else UNDECIDED
+        return f"residency: {decision.reason}"
 
     def say(self, part: Part, qos: int | None = None) -> Effect:
         """One message to the cloud."""

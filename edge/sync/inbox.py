@@ -9,6 +9,7 @@ from shared.entries import level_of, unsound
 from shared.sync import (
     NAMES_MAX,
     RECEIVE,
+    UNDECIDED,
     Ack,
     ConsistencyLevel,
     Digest,
@@ -58,6 +59,8 @@ class Inbox:
     def _push(self, push: Push) -> list[Effect]:
         core, effects = self.core, list[Effect]()
         refused: list[Refusal] = []
+        if any(self._undecided(entry, push) for entry in push.entries):
+            return [Ignore("nobody has told yet what may be here; the cloud sends it again")]
         fresh = push.number == 0 or core.peer.heard.is_new(core.term, push.number)
         for entry in push.entries:
             problem = self._problem(entry, push.tags.get(entry.name, b""))
@@ -71,6 +74,11 @@ class Inbox:
         if push.number:
             core.journal.then(core.say(Ack(push.number, tuple(refused), stamp=core.clock.latest)))
         return effects
+
+    def _undecided(self, entry: Entry, push: Push) -> bool:
+        tag = push.tags.get(entry.name, b"")
+        decision = self.core.gate.allowed(self.core.node, entry.name[:200], tag, RECEIVE)
+        return not decision.allowed and decision.reason == UNDECIDED
 
     def _problem(self, entry: Entry, tag: bytes) -> Refusal | None:
         wrong = unsound(entry)

@@ -1,0 +1,70 @@
+"""The sync core bound to the bus, the store, the gate and the models' way."""
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable
+
+from broker.bus import Bus
+from broker.service import Service, on
+from cloud.sync.core import Sync
+from cloud.sync.events import (
+    Asked,
+    Decided,
+    DeployModel,
+    Event,
+    Load,
+    MessageHeard,
+    ModelDeployed,
+    ReportedHeard,
+    Save,
+)
+from cloud.sync.store import SyncStore
+from shared.sync import Gate, OpenGate
+from shared.topics import APP_SYNC, REPORTED_KEY, SYNC_UP
+
+TICK_S = 0.1
+
+Deploy = Callable[[str, tuple[str, ...]], Awaitable[str]]
+"""(model, nodes) -> the digest of what they are to hold. Raises when there is no such model."""
+
+
+def sync_service(
+    term: int,
+    bus: Bus,
+    store: SyncStore,
+    deploy: Deploy,
+    *,
+    gate: Gate | None = None,
+    audit: Callable[[Decided], None] = lambda _: None,
+) -> Service[Event]:
+    """Feed it the registry's news. ``audit`` hears of every answer of the gate."""
+    core = Sync(term, random.random, gate or OpenGate())
+
+    async def load(_: Load) -> Event:
+        return await asyncio.to_thread(store.load_sync)
+
+    async def save(work: Save) -> Event:
+        return await asyncio.to_thread(store.save_sync, work)
+
+    async def deploy_model(work: DeployModel) -> Event:
+        return ModelDeployed(work.task_id, await deploy(work.model, work.targets))
+
+    return Service(
+        "sync",
+        core,
+        bus,
+        [
+            on(SYNC_UP, lambda ids, message: MessageHeard(ids["node"], message, _unix_ms())),
+            on(REPORTED_KEY, lambda ids, one: ReportedHeard(ids["node"], ids["key"], one, _unix_ms())),
+            on(APP_SYNC, lambda ids, ask: Asked(ids["app"], ask, _unix_ms())),
+        ],
+        do={Decided: audit},
+        work={Load: load, Save: save, DeployModel: deploy_model},
+        work_max=1024,
+        tick_s=TICK_S,
+    )
+
+
+def _unix_ms() -> int:
+    return int(time.time() * 1000)
