@@ -68,11 +68,14 @@ def clean_environ() -> dict[str, str]:
 
 
 @contextmanager
-def running_fleet(folder: Path, devices: int) -> Iterator[RunningFleet]:
-    """Yields once every device serves. Ends it with Ctrl-C and checks that nothing is left."""
+def running_fleet(folder: Path, devices: int, *options: str) -> Iterator[RunningFleet]:
+    """Yields once every device serves. Ends it with Ctrl-C and checks that nothing is left.
+
+    ``options``: more of ``shoal up``.
+    """
     port, http_port = free_port(), free_port()
     ports = ["--port", str(port), "--http-port", str(http_port)]
-    command = [SHOAL, "up", "--quiet", "--devices", str(devices), *ports]
+    command = [SHOAL, "up", "--quiet", "--devices", str(devices), *ports, *options]
     log = folder / "up.log"
     with log.open("w") as output:
         process = subprocess.Popen(
