@@ -241,14 +241,18 @@ class Telemetry:
         return [Ignore(f"{type(work).__name__} failed: {reason}")]
 
     def _write_failed(self, lots: Iterable[Lot], reason: str, now: float) -> list[Effect]:
-        """The samples stay in memory and are sent from there; the disk is tried again."""
+        """The samples stay in memory and are sent from there; the disk is tried again. When memory gets short
+        as well, something older on the disk gives way."""
         self.writing, self.write_failures = False, self.write_failures + 1
         self.write_at = now + min(self.limits.resend_max_s, 2.0 ** min(self.write_failures, 6) / 2)
         effects: list[Effect] = [] if self.trouble else [Trouble(reason)]
         self.trouble = reason
         for lot in lots:
             self._stream(lot.id).owe(((lot.first, lot.first + len(lot.samples)),), now)
-        return [*effects, *self._bound_unwritten(), *self._give_up_oldest(), *self._send(now)]
+        unwritten = sum(stream.produced - stream.durable for stream in self.streams.values())
+        if unwritten * 2 > self.limits.unwritten:
+            effects += self._give_up_oldest()
+        return [*effects, *self._bound_unwritten(), *self._send(now)]
 
     def _make_room(self) -> list[Effect]:
         over = sum(stream.bytes for stream in self.streams.values()) > self.limits.bytes_max
