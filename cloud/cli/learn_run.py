@@ -3,6 +3,7 @@
 import asyncio
 import os
 import sys
+from collections.abc import Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -74,7 +75,11 @@ def run(
         bool, typer.Option(help="Train with all the data in one place as well, and compare.")
     ] = True,
     simulate: Annotated[
-        bool, typer.Option("--simulate", help="Thousands of devices in one process.")
+        bool,
+        typer.Option(
+            "--simulate",
+            help="Thousands of devices on a virtual clock; also --drop, --late, --poison.",
+        ),
     ] = False,
     config: ConfigOption = None,
     broker: BrokerOption = None,
@@ -90,7 +95,9 @@ def run(
     this command ends.
     """
     if simulate:
-        _simulate(source, {"devices": devices, "rounds": rounds, "seed": seed}, json, context.args)
+        same = {"clients": clients, "alpha": alpha, "strategy": strategy, "codec": codec, "target": target}
+        counts = {"devices": devices, "rounds": rounds, "seed": seed}
+        _simulate(source, {**counts, **same}, sets or [], json, context.args)
     if context.args:
         raise ConfigError(f"no such option: {context.args[0]}; 'shoal learn run --help' lists them")
     from cloud.learning.jobfile import read_job
@@ -116,13 +123,16 @@ def record_of(job: str) -> "Record":
     return Record(WORKSPACE / "learn" / job)
 
 
-def _simulate(source: Path, options: dict[str, int | None], json: bool, more: list[str]) -> None:
-    """Becomes the simulation, which is a program of its own: the cloud does not know it."""
+def _simulate(
+    source: Path, options: Mapping[str, object], sets: list[str], json: bool, more: list[str]
+) -> None:
+    """Becomes the simulation, which is a program of its own: the cloud does not know it. It takes the same
+    options and more of its own (--drop, --poison, ...)."""
+    given = [(name, str(value)) for name, value in options.items() if value is not None]
     words = [
-        word for name, value in options.items() if value is not None for word in (f"--{name}", str(value))
+        word for name, value in [*given, *(("set", one) for one in sets)] for word in (f"--{name}", value)
     ]
-    json_word = ["--json"] if json else []
-    command = [sys.executable, "-m", SIMULATION, str(source), *words, *json_word, *more]
+    command = [sys.executable, "-m", SIMULATION, str(source), *words, *(["--json"] if json else []), *more]
     os.execv(sys.executable, command)
 
 

@@ -136,8 +136,9 @@ def test_a_thousand_devices_are_handed_to_the_simulation(
         raise SystemExit(0)
 
     monkeypatch.setattr(os, "execv", execv)
-    shoal("learn", DIGITS, "--simulate", "--devices", "1000", "--rounds", "3", "--json", "--drop", "0.1")
-    options = ["--devices", "1000", "--rounds", "3", "--json", "--drop", "0.1"]
+    options = ["--devices", "1000", "--rounds", "3", "--clients", "20", "--alpha", "0.1"]
+    options += ["--codec", "topk", "--set", "plan.lr=0.1", "--json", "--drop", "0.1"]
+    shoal("learn", DIGITS, "--simulate", *options)
     assert became == [[sys.executable, "-m", "simulation.learn", DIGITS, *options]]
 
 
