@@ -29,7 +29,7 @@ class NativeWire:
 
     def __init__(self, options: LinkOptions, topics: Topics, ears: Ears, clock: Callable[[], float]) -> None:
         self._options, self._topics, self._ears, self._clock = options, topics, ears, clock
-        self._receiver = Receiver(ears.received, options.receive_max)
+        self._receiver = Receiver(ears.received)
         self._connection: Connection
         self._connack: asyncio.Future[mqtt5.ConnAckPacket]
         self._broker_bytes_max = _PACKET_BYTES_MAX
