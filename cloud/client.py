@@ -20,6 +20,7 @@ from broker.ask import Asker
 from broker.bus import Bus
 from broker.connect import open_bus
 from cloud.learning.client import LearningClient
+from cloud.sync.client import SyncClient
 from shared.audit_views import AuditPage, ProofView, ResidencyView
 from shared.config import Config, broker_address
 from shared.deploys import DeployResult
@@ -54,8 +55,6 @@ from shared.topics import (
     APP_TELEMETRY,
     APP_UPLOAD,
     CHUNK_BYTES,
-    Address,
-    M,
 )
 from shared.views import DeploymentView, Explanation, ModelView, NodeView, Overview
 from shared.wire import unpacked
@@ -86,6 +85,7 @@ class Fleet:
         self._asker = Asker(bus, app, secrets.token_hex(4))
         self._infer_at = APP_INFER.at(app=app)
         self.learning = LearningClient(bus, app, self._asker, lambda: self.budget_s)
+        self.sync = SyncClient(app, self._asker, lambda: self.budget_s)
 
     def close(self) -> None:
         """Stop listening for replies."""
@@ -269,12 +269,6 @@ class Fleet:
     async def status(self) -> dict[str, Any]:
         """Versions, clock and counters of the cloud process."""
         return await self._query(QueryKind.STATUS, dict)
-
-    async def ask(
-        self, to: Address[M], build: Callable[[str, float], M], budget_s: float | None = None
-    ) -> Reply:
-        """Any other request, for the clients of single capabilities. ``build`` as in :class:`Asker`."""
-        return await self._asker.ask(to, build, budget_s or self.budget_s)
 
     async def _query(self, kind: QueryKind, of: type[T], key: str = "", after: str = "") -> T:
         def build(correlation: str, left_s: float) -> Query:

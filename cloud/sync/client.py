@@ -1,18 +1,17 @@
-"""Replicated keys for an application: :class:`cloud.client.Fleet` with the words of sync.
+"""Replicated keys for an application: ``Fleet.sync``.
 
-sync = SyncClient(fleet)
-await sync.put("room/limits", {"max": 21.5}, ["edge-1", "edge-2"], level=ConsistencyLevel.STRONG)
+await fleet.sync.put("room/limits", {"max": 21.5}, ["edge-1"], How(ConsistencyLevel.STRONG))
 """
 
 import itertools
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import msgspec
 
-from cloud.client import Fleet
+from broker.ask import Asker
 from shared.messages import Reply
 from shared.sync import ConsistencyLevel, Required, SyncAsk, SyncStrategy, SyncVerb
 from shared.sync_views import ConflictView, KeyView, PutResult, TaskView
@@ -51,8 +50,8 @@ class SyncClient:
     (code ``indeterminate``: it may still happen, and then exactly once; repeating it with the same
     ``operation`` is safe)."""
 
-    def __init__(self, fleet: Fleet) -> None:
-        self._fleet = fleet
+    def __init__(self, app: str, asker: Asker, budget_s: Callable[[], float]) -> None:
+        self._app, self._asker, self._budget_s = app, asker, budget_s
         self._epoch = secrets.randbits(52) + 1
         self._sequences = itertools.count(1)
 
@@ -160,4 +159,4 @@ class SyncClient:
         def build(correlation: str, left_s: float) -> SyncAsk:
             return SyncAsk(correlation=correlation, budget_s=left_s, verb=verb, key=key, **how)
 
-        return await self._fleet.ask(APP_SYNC.at(app=self._fleet.app), build, budget_s)
+        return await self._asker.ask(APP_SYNC.at(app=self._app), build, budget_s or self._budget_s())

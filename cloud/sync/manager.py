@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from cloud.client import Fleet
-from cloud.sync.client import How, SyncClient
+from cloud.sync.client import How
 from cloud.sync.records import SyncTask
 from shared.errors import Refused, Unavailable
 from shared.sync import ConsistencyLevel, SyncStrategy
@@ -30,7 +30,7 @@ class CloudEdgeSyncManager:
     """
 
     def __init__(self, fleet: Fleet) -> None:
-        self._fleet, self._sync = fleet, SyncClient(fleet)
+        self._fleet, self._sync = fleet, fleet.sync
 
     async def start_sync_service(self) -> bool:
         """True when the cloud's sync service answers. It runs in the cloud process; this only looks."""
