@@ -124,6 +124,8 @@ class Coordinator:
         """What a job does without being asked."""
         if job.round is not None and job.round.over and job.state.phase is Phase.TRAINING:
             job.closed(now)
+            for other in self.jobs.values():  # who waited for these devices comes first
+                other.fresh = True
         if job.working is not None and now >= job.work_deadline:
             job.fail(f"no answer within {WORK_S_MAX:g} s", now)
         if job.state.phase is Phase.ERROR and now >= job.due:

@@ -47,11 +47,13 @@ class Fleet:
             book.pop(client, None)
 
     def candidates(self, spec: JobSpec, busy: Mapping[str, int]) -> list[str]:
-        """Everybody who may be asked to train now, by name."""
+        """Everybody who may be asked to train now, by name. A gateway answers for others only."""
         return sorted(
             client
             for client, learner in self.learners.items()
-            if busy.get(client, 0) < learner.room and self._fits(client, learner, spec)
+            if client not in spec.gateways
+            and busy.get(client, 0) < learner.room
+            and self._fits(client, learner, spec)
         )
 
     def evaluators(self, spec: JobSpec, clients: Iterable[str]) -> list[str]:

@@ -119,8 +119,9 @@ class Round:
         assert not self.done.keys() & (self.queue.keys() | self.judging.keys())
         assert not self.over or not (self.judging or self.queue)
         assert self.stage is not Stage.CLOSED or self.accepted >= self.quorum
-        answered = sum(1 for row in self.rows.values() if row.status == ReceiptStatus.ACCEPTED)
-        assert answered <= self.accepted or self.earlier
+        counted = [client for client, row in self.rows.items() if row.status == ReceiptStatus.ACCEPTED]
+        if not self.earlier:
+            assert len([client for client in counted if client not in self.gateways]) == self.accepted
         if not self.gateways:
             assert self.accepted + len(self.judging) <= self.wanted
             assert self.accepted == len(self.done)
@@ -143,16 +144,17 @@ class Round:
         return [self._reject(event, problem)]
 
     def _problem(self, client: str, asked: int, header: UpdateHeader) -> Rejection | None:
-        problem = check_client(client, self._allowed(client, asked), self.tries[client])
+        problem = check_client(client, self._allowed(client, asked, header), self.tries[client])
         if problem is None:
             problem = check_header(header, self.expected)
         if problem is None and header.codec == SUM:
             problem = self._members(client, header)
         return problem
 
-    def _allowed(self, client: str, asked: int) -> Collection[str]:
-        """Who may answer: the cohort, gateways, and in an asynchronous job those that were asked before."""
-        if client in self.gateways or asked <= self.earlier.get(client, 0):
+    def _allowed(self, client: str, asked: int, header: UpdateHeader) -> Collection[str]:
+        """Who may answer: the cohort, gateways with sums, in an asynchronous job who was asked before."""
+        gateway = client in self.gateways and header.codec == SUM
+        if gateway or asked <= self.earlier.get(client, 0):
             return (client,)
         return self.at.opening.cohort
 
