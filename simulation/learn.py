@@ -116,6 +116,8 @@ def job_of(given: argparse.Namespace) -> JobFile:
     )
     if "package" not in job.files:
         raise ConfigError(f"{job.folder}: the simulation needs the package as a file beside learn.toml")
+    if given.strategy is not None and not any(one.startswith("options") for one in given.set or ()):
+        job = job.replace(options={})  # the file's are those of the file's strategy
     return job.replace(quorum=min(job.spec.quorum, job.spec.clients))
 
 

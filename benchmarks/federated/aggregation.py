@@ -21,10 +21,10 @@ from statistics import median
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
 from rich.table import Table
 
 from benchmarks.federated.flower.environment import BIN, ROOT, installed, variables
+from benchmarks.federated.tables import told
 from benchmarks.measuring import Found, machine, progress, write_json
 from cloud.federated.accumulator import Accumulator
 
@@ -33,8 +33,6 @@ ROUNDS = 41
 UPDATES = 4  # different ones, so that the next one isn't in a cache when a model is large
 OURS_BYTES, INT64_BYTES, FLOAT32_BYTES = 20, 24, 12  # a parameter
 CALL_S_MIN = 2e-3  # calls are repeated up to this: the clock and the loop must not matter
-SHARE_MIN = 0.5
-DIFFERENCE_MAX = 1e-6
 MEMORY_PARAMS, MEMORY_CLIENTS = 1_000_000, (10, 100, 1000)
 AGREE_PARAMS, AGREE_CLIENTS = 199_210, 50
 FLOWER_S_MAX = 120.0
@@ -159,22 +157,6 @@ def run(params: Sequence[int], rounds: int) -> Found:
     }
 
 
-def missed(found: Found) -> list[str]:
-    """What was promised and is not so."""
-    agreed, peaks = found["agreement"], [row["peak_bytes"] for row in found["memory"]]
-    differences = [agreed["from_numpy_float64"], agreed["from_flower"]]
-    goals = {
-        f"at least {SHARE_MIN:g} of the bandwidth": all(
-            row["share"] >= SHARE_MIN for row in found["throughput"]
-        ),
-        "the same memory for any number of clients": max(peaks) <= 1.01 * min(peaks),
-        f"FedAvg within {DIFFERENCE_MAX:g}": all(
-            one is not None and one <= DIFFERENCE_MAX for one in differences
-        ),
-    }
-    return [what for what, met in goals.items() if not met]
-
-
 def tables(found: Found) -> list[Table]:
     speed = Table(title="adding one update (GB/s of 1e9 bytes)")
     for name in ("parameters", "ours", "numpy int64", "numpy float32", "ours / faster", "ms an update"):
@@ -209,14 +191,8 @@ def main() -> int:
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     found = run(arguments.params, arguments.rounds)
-    found["missed"] = missed(found)
     write_json(arguments.json, found)
-    console = Console()
-    for table in tables(found):
-        console.print(table)
-    for goal in found["missed"]:
-        console.print(f"[red]missed:[/] {goal}")
-    return 1 if found["missed"] else 0
+    return told("aggregation", found, tables(found))
 
 
 if __name__ == "__main__":

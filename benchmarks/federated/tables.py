@@ -2,9 +2,33 @@
 
 from collections.abc import Sequence
 
+from rich.console import Console
 from rich.table import Table
 
 from benchmarks.federated.rows import Row
+from benchmarks.goals import FEDERATED_GOALS
+from benchmarks.measuring import Found
+from benchmarks.report import goals_table, missed
+
+COLUMNS = 140  # where standard output is no terminal
+
+
+def told(part: str, found: Found, tables: Sequence[Table], others: Found | None = None) -> int:
+    """Print a part's tables and its goals; the exit code: 1 when something failed or a goal is missed.
+
+    ``others``: figures of parts that a goal compares with, by their names.
+    """
+    console = Console()
+    if not console.is_terminal:
+        console.width = COLUMNS
+    for table in tables:
+        console.print(table)
+    goals = [goal for goal in FEDERATED_GOALS if goal.part == part]
+    results = {**(others or {}), part: found}
+    if goals:
+        console.print(goals_table(results, goals))
+    failed = any(row.get("error") for row in found.get("rows", ()))
+    return 1 if failed or missed(results, goals) else 0
 
 
 def overhead_table(rows: Sequence[Row]) -> Table:

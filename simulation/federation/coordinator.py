@@ -169,6 +169,7 @@ class Cloud:
         self._work()
 
     def _look_at(self, work: Work, answer: object) -> None:
+        self.place.audit.judged(answer)
         if isinstance(work, Aggregate):
             self.place.audit.aggregated(work, answer)
         elif isinstance(work, Write) and isinstance(answer, Written):

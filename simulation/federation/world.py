@@ -8,6 +8,7 @@ seed, time is a number, and nothing waits for a real clock.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
@@ -21,16 +22,19 @@ from edge.training.examples import Examples
 from edge.training.updates import Updates
 from edge.training.versions import Versions
 from shared.codecs import decode
+from shared.core import Effect
 from shared.errors import ShoalError
 from shared.learning import JobSpec, ModelRef, Phase, RoundRow, RoundView
+from shared.messages import Reply, ReplyStatus
+from shared.topics import APP_REPLY
 from simulation.federation.artifacts import Artifacts
 from simulation.federation.audit import Audit
-from simulation.federation.coordinator import Cloud, Place
+from simulation.federation.coordinator import APP, Cloud, Place
 from simulation.federation.device import Device, Disk, Surroundings
 from simulation.federation.gym import Gym
 from simulation.federation.shares import deal
 from simulation.federation.troubles import Nature, Troubles, fate, natures
-from simulation.network import Clock, Network
+from simulation.network import Clock, Member, Network
 
 BOOT_S = 10.0  # within which devices come up
 DELAY_S = (0.005, 0.1)
@@ -45,6 +49,26 @@ Told = Callable[[RoundRow], None]
 
 class Stuck(ShoalError):
     """The job came to no end. The message says where it stands."""
+
+
+class Refused(ShoalError):
+    """The coordinator did not take the job. The message says why."""
+
+
+@dataclass(slots=True)
+class Operator:
+    """Who asked for the job: see :class:`shared.core.Core`."""
+
+    refused: str = ""
+
+    def step(self, event: object, _now: float) -> list[Effect]:
+        """Hear the reply."""
+        if isinstance(event, Reply) and event.status is not ReplyStatus.OK:
+            self.refused = event.detail or event.code
+        return []
+
+    def check(self) -> None:
+        """There is nothing to check."""
 
 
 class Packages(NamedTuple):
@@ -68,8 +92,8 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     """What came out.
 
     ``digest``: SHA-256 of the model's parameters; ``model``: of the package that serves them; ``accuracy``:
-    on the examples that no device has; ``artifacts_max``: on offer at a time; ``complaints``: of the audit,
-    which should have none.
+    on the examples that no device has; ``artifacts_max``: on offer at a time; ``stale``: updates that
+    count and started from an older version; ``complaints``: of the audit, which should have none.
     """
 
     job: str
@@ -88,6 +112,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     artifacts_max: int
     rounds: tuple[RoundRow, ...]
     receipts: dict[str, int]
+    stale: int
     network: dict[str, int]
     complaints: tuple[str, ...]
 
@@ -124,6 +149,8 @@ class World:
             self.net, scratch / "cloud", self.artifacts, self.audit, tuple(self.devices), seed, self._moved
         )
         self.cloud = Cloud(place)
+        self.operator = Operator()
+        self._listen()
         self.bytes_up, self._moved_at = 0, 0.0
         self.state: JobState | None = None
         self.views: dict[int, RoundView] = {}
@@ -141,7 +168,7 @@ class World:
     def run(self, told: Told | None = None) -> Outcome:
         """From the first boot to the last receipt. ``told``: hears of each round that is over.
 
-        Raises :class:`Stuck`.
+        Raises :class:`Refused` and :class:`Stuck`.
         """
         self._told = told
         self.cloud.boot()
@@ -149,6 +176,8 @@ class World:
             self.clock.after(device.random.uniform(0, BOOT_S), device.boot)
         self.clock.after(2 * BOOT_S, self.cloud.create, self.spec)
         while not self._over():
+            if self.operator.refused:
+                raise Refused(self.operator.refused)
             if self.clock.now - self._moved_at > ROUND_S_MAX:
                 state = self.state
                 what = f"round {state.round} is {state.phase}: {state.detail}" if state else "there is no job"
@@ -160,9 +189,10 @@ class World:
             device.core.check()
         return self._outcome(ended)
 
-    def vector_check(self) -> str:
-        """SHA-256 of the newest model."""
-        return self._ref().check
+    def _listen(self) -> None:
+        member = Member(self.net, APP, self.operator, lambda _: None)
+        member.hears(APP_REPLY, lambda _ids, reply: reply, app=APP)
+        member.connect()
 
     def _over(self) -> bool:
         state = self.state
@@ -250,6 +280,7 @@ class World:
             artifacts_max=self.artifacts.most,
             rounds=tuple(view.row for _, view in sorted(self.views.items())),
             receipts=dict(sorted(self.audit.receipts.items())),
+            stale=self.audit.stale,
             network=dict(sorted(self.net.counts.items())),
             complaints=self.audit.close(),
         )

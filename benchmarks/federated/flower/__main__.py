@@ -17,13 +17,11 @@ from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 
-from rich.console import Console
-
 from benchmarks.federated.flower import deployment
 from benchmarks.federated.flower.environment import BIN, ROOT, installed, variables
 from benchmarks.federated.processes import tree_cpu_s
 from benchmarks.federated.rows import Journal, Row, empty, row_of
-from benchmarks.federated.tables import overhead_table
+from benchmarks.federated.tables import overhead_table, told
 from benchmarks.measuring import Found, machine, progress, write_json
 
 DEVICES, PARAMS = (2, 8, 32), (610, 199_210, 1_000_000)
@@ -99,8 +97,7 @@ def main() -> int:
         rows[engine, devices, params] = attempted(engine, devices, params)
         found: Found = {"machine": machine(), "rows": list(rows.values())}
         write_json(arguments.json, found)  # each row is kept as soon as there is one
-    Console().print(overhead_table(list(rows.values())))
-    return 1 if any(row["error"] for row in rows.values()) else 0
+    return told("flower", found, [overhead_table(found["rows"])])
 
 
 if __name__ == "__main__":
