@@ -10,6 +10,8 @@ from cloud.federated.views import LearningViews, NoSuchThing
 from cloud.operator.core import NotThere, Reader
 from cloud.registry import node as registered
 from cloud.registry.core import Registry
+from cloud.residency.service import Localisation
+from cloud.residency.views import NoSuchRecord, page_of, proof_of, residency_view
 from cloud.rollout.core import Rollout
 from shared.messages import Query, QueryKind
 from shared.views import (
@@ -129,6 +131,28 @@ def _checked(reader: Reader) -> Reader:
             raise NotThere(error.code, str(error)) from None
 
     return read
+
+
+def residency_table(residency: Localisation) -> Mapping[QueryKind, Reader]:
+    """What can be read about where data may be, and of the log of it."""
+
+    def page(query: Query) -> object:
+        try:
+            return page_of(residency.audit, int(query.key or 0))
+        except ValueError:
+            raise NotThere("bad-number", f"{query.key[:40]!r} is not the number of a record") from None
+
+    def proof(query: Query) -> object:
+        try:
+            return proof_of(residency.audit, query.key)
+        except NoSuchRecord as error:
+            raise NotThere("no-such-record", str(error)) from None
+
+    return {
+        QueryKind.RESIDENCY: lambda _: residency_view(residency.core, residency.bus.withheld),
+        QueryKind.AUDIT: page,
+        QueryKind.PROOF: proof,
+    }
 
 
 def view(found: registered.NodeView) -> NodeView:

@@ -351,6 +351,9 @@ class QueryKind(StrEnum):
     ROUNDS = "rounds"
     ROUND = "round"
     LEARNERS = "learners"
+    RESIDENCY = "residency"
+    AUDIT = "audit"
+    PROOF = "proof"
 
 
 class Query(Request, frozen=True, kw_only=True):

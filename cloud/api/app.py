@@ -17,7 +17,9 @@ from cloud.api import (
     nodes,
     pages,
     problems,
+    residency,
     schema,
+    sync,
     tasks,
     telemetry,
 )
@@ -60,8 +62,10 @@ def create_app(
         inference.router,
         tasks.router,
         telemetry.router,
+        sync.router,
         federated.router,
         learners.router,
+        residency.router,
         health.router,
     )
     for router in routers:

@@ -14,10 +14,10 @@ PROBLEM_JSON = "application/problem+json"
 
 # A refusal's code -> the HTTP status that says it best; anything else is 409: the fleet can't, as it is.
 _CODES: Mapping[HTTPStatus, str] = {
-    HTTPStatus.BAD_REQUEST: "bad-request bad-target bad-job not-registered",
+    HTTPStatus.BAD_REQUEST: "bad-request bad-key bad-target bad-job not-registered",
     HTTPStatus.FORBIDDEN: "not-yours",
     HTTPStatus.NOT_FOUND: "no-such-node no-such-model no-such-deployment no-such-request unknown-module "
-    "no-such-job no-such-round no-such-client",
+    "no-such-job no-such-round no-such-client no-such-record no-such-key no-such-task",
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "too-large",
     HTTPStatus.UNPROCESSABLE_ENTITY: "bad-input not-a-model bad-module bad-digest bad-piece not-usable",
     # The module on the device failed; asking again would only repeat it.

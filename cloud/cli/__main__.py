@@ -8,6 +8,8 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from cloud.cli.act import act
+from cloud.cli.audit import audit
+from cloud.cli.backup import backup
 from cloud.cli.compile import compile_
 from cloud.cli.demo import demo
 from cloud.cli.doctor import doctor
@@ -17,6 +19,8 @@ from cloud.cli.learn import learn
 from cloud.cli.options import examples
 from cloud.cli.processes import processes
 from cloud.cli.read import read
+from cloud.cli.residency import residency
+from cloud.cli.sync import sync
 from cloud.cli.telemetry import telemetry
 from cloud.cli.watch import watch
 from shared.errors import ShoalError
@@ -50,7 +54,23 @@ def build() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback()(_options)
-    for part in (demo, processes, read, act, watch, telemetry, doctor, enrol, compile_, inspect, learn):
+    for part in (
+        demo,
+        processes,
+        read,
+        act,
+        watch,
+        telemetry,
+        sync,
+        doctor,
+        enrol,
+        compile_,
+        inspect,
+        learn,
+        backup,
+        residency,
+        audit,
+    ):
         part(app)
     return app
 

@@ -19,6 +19,7 @@ def enrol(app: typer.Typer) -> None:
     """Add the command."""
     epilog = examples(
         "shoal enrol edge-9 --label region=eu && shoal edge --config .shoal/edge-9.toml",
+        "shoal enrol edge-9 --region eu/de/berlin    # data that may not leave the EU may go there",
         "shoal enrol thermometer --show      # any MQTT device: use the password it prints",
         "shoal enrol dashboard --role app",
         "shoal enrol ingest-2 --role cloud   # one more worker for telemetry: 'shoal ingest'",
@@ -32,6 +33,10 @@ def _enrol(
     label: Annotated[
         list[str] | None, typer.Option("--label", help="name=value, for 'shoal deploy --to'.")
     ] = None,
+    region: Annotated[
+        str,
+        typer.Option(help="Where the device is, for 'shoal residency', as in eu/de.", show_default=False),
+    ] = "",
     broker: Annotated[
         str | None,
         typer.Option("--broker", "-b", help="Address as the device sees it.", show_default=False),
@@ -48,6 +53,7 @@ def _enrol(
     from broker.acl import Role
     from broker.process import labels
     from cloud.local.workspace import Workspace
+    from cloud.residency.places import checked_region, write_places
 
     operator = folder / "operator.toml"
     if not operator.exists():
@@ -57,8 +63,13 @@ def _enrol(
     device: dict[str, Any] = {"labels": labels(label) or {}}
     if data is not None:
         device["data"] = str(data)
+    if region:
+        checked_region(region)
     password = workspace.enrol(name, Role(role), broker or known.broker.url, device, renew=renew)
     result = {"name": name, "role": role, "config": str(workspace.config(name))}
+    if region:
+        write_places(workspace.places, {name: region})
+        result["region"] = region
     if show:
         result["password"] = password
     emit(result, json, lambda: _page(result))

@@ -75,17 +75,25 @@ def up(
 
     if not is_id(fleet):
         raise ConfigError(f"--fleet {fleet!r}: use 1 to 64 of a-z, 0-9 and '-'")
-    regions = ("eu", "us")
-    nodes = {
-        f"edge-{number}": {"labels": {"region": regions[number % len(regions)]}, "heartbeat_s": 2.0}
-        for number in range(1, devices + 1)
-    }
+    regions = {f"edge-{number}": ("eu", "us")[number % 2] for number in range(1, devices + 1)}
+    nodes = {node: {"labels": {"region": region}, "heartbeat_s": 2.0} for node, region in regions.items()}
     with held(folder / "lock", "a fleet"):
         check_free(port, "broker", "--port")
         check_free(http_port, "REST API", "--http-port")
         training = {} if data is None or not devices else _dealt(data, folder / "data", devices)
         local = LocalFleet(folder, nodes, training=training, fleet=fleet, port=port, http_port=http_port)
+        _enrol_places(local, regions)
         run(_up(local, quiet))
+
+
+def _enrol_places(local: "LocalFleet", regions: dict[str, str]) -> None:
+    """A device that was not enrolled anywhere yet is where its label says; for residency, see its policy."""
+    from cloud.residency.places import read_places, write_places
+
+    known = read_places(local.workspace.places)
+    new = {node: region for node, region in regions.items() if node not in known}
+    if new:
+        write_places(local.workspace.places, new)
 
 
 def _dealt(source: Path, folder: Path, devices: int) -> dict[str, dict[str, Any]]:

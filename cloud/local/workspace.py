@@ -91,6 +91,11 @@ class Workspace:
         self._write(name, broker_url, password, **({"device": device} if role is Role.DEVICE else {}))
         return password
 
+    @property
+    def places(self) -> Path:
+        """The file that says where each node is, for residency."""
+        return self.cloud_data / "residency" / "regions.toml"
+
     def _cloud_key(self) -> str:
         return public_hex(signing_key(self.cloud_data))
 

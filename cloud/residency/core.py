@@ -118,10 +118,7 @@ class Residency:
 
     def place(self, node: str) -> Place:
         """Where a node is; nowhere when it was not enrolled, or in a region that the policy does not know."""
-        region = self.regions.get(node, "")
-        tree = self.policy.text.regions
-        known = not tree or any(within(one, region) for one in tree)
-        return Place(node, region if known else "")
+        return place_in(self.policy.text, node, self.regions)
 
     @property
     def cloud(self) -> Place:
@@ -323,6 +320,13 @@ class Residency:
         assert self.head is None or self.head.head.size <= self.size
         assert not self.signing or self.head is None or self.size >= self.head.head.size
         assert all(0 <= one.allowance <= DEVICE_RECORDS_BURST for one in self._tellers.values())
+
+
+def place_in(text: PolicyText, node: str, regions: Mapping[str, str]) -> Place:
+    """Where a node is for a policy: nowhere, if its tree does not have the region."""
+    region = regions.get(node, "")
+    known = not text.regions or any(within(one, region) for one in text.regions)
+    return Place(node, region if known else "")
 
 
 def digest_of(text: PolicyText) -> str:

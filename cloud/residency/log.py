@@ -134,6 +134,13 @@ class AuditLog:
                 raise ValueError(f"the log has {self.size} records, not {size}")
             return self._consistency(old, size)
 
+    def root(self, size: int) -> bytes:
+        """The root of the tree of the first ``size`` records. Raises ``ValueError`` when there are fewer."""
+        with self._lock:
+            if not 0 < size <= self.size:
+                raise ValueError(f"the log has {self.size} records, not {size}")
+            return self._root_at(size)
+
     def _consistency(self, old: int, size: int) -> tuple[bytes, ...]:
         return consistency_path(old, size, self._subtree) if old else ()
 

@@ -8,6 +8,9 @@ import msgspec
 import numpy as np
 
 from cloud.client import Answer
+from cloud.residency.core import Remembered, Residency
+from cloud.residency.views import NoSuchRecord, page_of, proof_of, residency_view
+from shared.audit_views import AuditPage, ProofView, ResidencyView
 from shared.deploys import DeployResult
 from shared.errors import Refused
 from shared.messages import Capabilities, CommandVerb, Reply
@@ -56,6 +59,16 @@ def node_view(name: str, status: str = "idle", **labels: str) -> NodeView:
     )
 
 
+class FakeLocalisation:
+    """``log``: given by the test that wants one."""
+
+    log: Any = None
+
+    def view(self) -> ResidencyView:
+        core = Residency(Remembered(size=self.log.size, head=self.log.fact()), lambda _: True, "eu")
+        return residency_view(core, withheld=3)
+
+
 class FakeFleet:
     """``failing``: raised by every call. The model "double" doubles its arrays, "echo" returns its JSON."""
 
@@ -66,6 +79,7 @@ class FakeFleet:
         self.asked: list[dict[str, Any]] = []
         self.hold: Callable[[], Any] | None = None
         self.learning = FakeLearning()
+        self.localisation = FakeLocalisation()
 
     def close(self) -> None:
         pass
@@ -183,6 +197,22 @@ class FakeFleet:
             candidates=(CandidateView(node="edge-1", score_s=0.001, why="idle"),),
             excluded={"offline": 1},
         )
+
+    async def residency(self) -> ResidencyView:
+        self._maybe_fail()
+        return self.localisation.view()
+
+    async def audit(self, first: int = 0) -> AuditPage:
+        self._maybe_fail()
+        return page_of(self.localisation.log, first)
+
+    async def proof(self, *, index: int = -1, old: int = -1, size: int = 0) -> ProofView:
+        self._maybe_fail()
+        question = f"inclusion:{index}:{size}" if index >= 0 else f"consistency:{old}:{size}"
+        try:
+            return proof_of(self.localisation.log, question)
+        except NoSuchRecord as error:
+            raise Refused("no-such-record", str(error)) from None
 
     async def status(self) -> dict[str, Any]:
         self._maybe_fail()
