@@ -31,7 +31,7 @@ class KeyView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ReplicaView(msgspec.Struct, frozen=True, kw_only=True):
-    """One target of a task. ``state``: acked, waiting, flying, held (until it asks), refused, unknown."""
+    """One target of a task. ``state``: acked, waiting, flying, held (until it asks), refused, sent (WEAK)."""
 
     state: str
     attempts: int = 0

@@ -15,8 +15,9 @@ from shared.entries import is_value, level_of
 from shared.ids import is_id
 from shared.messages import Reply, ReplyStatus
 from shared.sync import ConsistencyLevel, SyncStrategy, SyncVerb, is_key, is_name
+from shared.sync_views import KeyView
 from shared.topics import APP_REPLY
-from shared.versions import Entry, conflicts_of, fields_in
+from shared.versions import conflicts_of, fields_in
 from shared.wire import packed
 
 if TYPE_CHECKING:
@@ -131,15 +132,13 @@ def _waiter(event: Asked, now: float) -> Waiter:
 
 def _get(core: "Sync", event: Asked, _: float) -> list[Effect]:
     name = event.ask.key
-    weak = core.weak.get(name)
-    entry = weak or core.journal.newest(name) if is_name(name) else None
+    entry = core.weak.get(name) or core.journal.newest(name) if is_name(name) else None
     if entry is None:
         raise Refused("no-such-key", f"there is no {name[:80]!r}; 'shoal sync list' shows what there is")
     if level_of(entry) is ConsistencyLevel.STRONG:
         core.journal.then(_reply(event, key_view(entry, core.fleet)))
         return []
-    durable = core.journal.replica.entries.get(name)
-    return [_reply(event, key_view(weak or durable or entry, core.fleet))]
+    return [_reply(event, _view(core, name))]
 
 
 def _list(core: "Sync", event: Asked, _: float) -> list[Effect]:
@@ -147,11 +146,14 @@ def _list(core: "Sync", event: Asked, _: float) -> list[Effect]:
     entries = core.journal.replica.entries
     names = sorted({*entries, *core.weak.values})
     wanted = (name for name in names if name.startswith(prefix) and name > after)
-    return [_page(event, (key_view(_known(core, name), core.fleet) for name in wanted))]
+    return [_page(event, (_view(core, name) for name in wanted))]
 
 
-def _known(core: "Sync", name: str) -> Entry:
-    return core.weak.get(name) or core.journal.replica.entries[name]
+def _view(core: "Sync", name: str) -> KeyView:
+    if name in core.weak.values:
+        return key_view(core.weak.values[name][0], core.fleet, core.weak.values[name][1])
+    durable = core.journal.replica.entries.get(name)
+    return key_view(durable or core.journal.read(name), core.fleet)
 
 
 def _status(core: "Sync", event: Asked, _: float) -> list[Effect]:

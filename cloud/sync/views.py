@@ -5,16 +5,17 @@ from typing import Any
 import msgspec
 
 from cloud.sync.fleet import Fleet
-from cloud.sync.records import SyncTask
+from cloud.sync.records import Sharing, SyncTask
 from shared.entries import level_of, strategy_of
 from shared.lanes import Lane
+from shared.sync import ConsistencyLevel
 from shared.sync_views import ConflictView, KeyView, ReplicaView, TaskView
 from shared.versions import Entry, conflicts_of, stamp_unix_ms, value_of
 
 
-def key_view(entry: Entry, fleet: Fleet) -> KeyView:
-    """One key with who still lacks its newest state."""
-    sharing = fleet.sharing.get(entry.name)
+def key_view(entry: Entry, fleet: Fleet, sharing: Sharing | None = None) -> KeyView:
+    """One key with who still lacks its newest state. ``sharing``: of a WEAK one."""
+    sharing = sharing or fleet.sharing.get(entry.name)
     targets = () if sharing is None else sharing.targets
     return KeyView(
         key=entry.name,
@@ -47,7 +48,7 @@ def conflict_views(entry: Entry) -> list[ConflictView]:
 def task_view(task: SyncTask, fleet: Fleet, unix_ms: int) -> TaskView:
     """One task, target by target."""
     replicas = {node: _replica(task, node, fleet) for node in task.targets}
-    lag = sum(one.state != "acked" for one in replicas.values())
+    lag = sum(one.state not in ("acked", "sent") for one in replicas.values())
     conflicts = sum(
         len(conflicts_of(fleet.journal.read(name)))
         for name in {task.name_for(node) for node in task.targets} | {task.key}
@@ -82,6 +83,8 @@ def _waits(fleet: Fleet, node: str, name: str) -> bool:
 def _replica(task: SyncTask, node: str, fleet: Fleet) -> ReplicaView:
     if node in task.acked:
         return ReplicaView(state="acked")
+    if task.level is ConsistencyLevel.WEAK:
+        return ReplicaView(state="sent")
     if node in task.refused:
         return ReplicaView(state="refused", reason=task.refused[node])
     peer = fleet.peers.get(node)
