@@ -4,7 +4,7 @@ import msgspec
 
 from shared.ids import is_id
 from shared.sync import ENTRY_BYTES_MAX, LEVEL_ORDER, ConsistencyLevel, SyncStrategy, is_name
-from shared.versions import CLOUD_ORIGIN, FIELDS_MAX, Entry, Write, packed_entry, seen
+from shared.versions import CLOUD_ORIGIN, FIELDS_MAX, Entry, Write, fields_in, packed_entry, seen
 
 WRITES_MAX = 512
 STAMP_MAX = 1 << 62
@@ -63,10 +63,10 @@ def _unsound_write(entry: Entry, write: Write) -> str:
 
 
 def is_value(packed: bytes) -> bool:
-    """Whether these bytes are one MessagePack value that we can show."""
+    """Whether these bytes are one value, which can be shown and packed again."""
     try:
-        msgspec.msgpack.decode(packed)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        fields_in(msgspec.msgpack.decode(packed))
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, TypeError, OverflowError):
         return False
     return True
 

@@ -202,7 +202,7 @@ def conflicts_of(entry: Entry) -> list[Conflict]:
 def fields_in(value: Any) -> dict[str, bytes]:
     """A value taken apart: a map with names by its fields, anything else as a whole.
 
-    Raises ``TypeError`` for what MessagePack can't say.
+    Raises ``TypeError`` for what is not a value: what JSON can say and bytes, maps by text only.
     """
     if isinstance(value, dict) and 0 < len(value) <= FIELDS_MAX and all(_is_field(name) for name in value):
         return {name: _encoder.encode(one) for name, one in value.items()}

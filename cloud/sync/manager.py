@@ -51,7 +51,7 @@ class CloudEdgeSyncManager:
         how: How = _USUAL,
         budget_s: float | None = None,
     ) -> str:
-        """Bring ``data`` (what MessagePack can say, at most 64 KiB) to these nodes.
+        """Bring ``data`` (what JSON can say and bytes, at most 64 KiB) to these nodes.
 
         Returns the task's id, once the level's promise is kept. ``how``: everything else.
         """

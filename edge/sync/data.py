@@ -94,7 +94,7 @@ class Data:
         expected: int = -1,
         budget_s: float = 10.0,
     ) -> Outcome:
-        """Write ``value`` (what MessagePack can say; None erases). Returns as the key's level promises.
+        """Write ``value`` (what JSON can say, and bytes; None erases). Returns as the key's level promises.
 
         Of a map only the fields that changed are written, so that others' changes of other fields stay.
         ``expected`` (STRONG): only if the key is at this revision; 0: only if it never was.
