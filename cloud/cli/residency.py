@@ -135,7 +135,7 @@ def dry_run(
     """Say what would have gone where: the log's questions, asked of another policy.
 
     Needs the cloud's data folder, and changes nothing. The log holds no values:
-    data are taken to have every field that the policy names.
+    data are taken to be as sensitive as they were, or as they can be at most.
     """
     import time
 

@@ -1,17 +1,21 @@
 """Residency as operators read it: from a running cloud, or from its files."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from cloud.residency import files
 from cloud.residency.core import Residency
 from cloud.residency.log import AuditLog
-from shared.audit import Point, Record, record_of
+from shared.audit import Outcome, Point, Record, record_of
 from shared.audit_views import PAGE_RECORDS, AuditPage, ProofView, ResidencyView, Ruling
-from shared.classify import UNSEEN
+from shared.carried import kind_of
+from shared.classify import UNSEEN, tag_of
 from shared.judged import judged
-from shared.residency import Place, PolicyText, ready
+from shared.residency import Action, Place, PolicyText, decide, matches_any, ready
+from shared.tags import Tag
 from shared.transparency import (
     consistency_path,
     inclusion_path,
@@ -128,36 +132,50 @@ def rulings(
 def dry_run(text: PolicyText, records: Iterable[Record], at_unix_s: float) -> list[Ruling]:
     """What would have gone where: each question that the log holds, asked of another policy.
 
-    The newest answer for each key and place. The log holds no values, so data are taken to have every field
-    that the policy names: where the answer differs from the log's, real data may do better, never worse.
+    The newest answer for each key and place. The log holds no values: data are taken to have the label that
+    they had, where this policy can give it to the key, and every field that the policy names otherwise.
     """
-    newest: dict[tuple[str, Place], tuple[bool, str]] = {}
+    newest: dict[tuple[str, Place], tuple[Record, Outcome]] = {}
     for record in records:
         if record.action is None or record.point not in (Point.SELECT, Point.PUBLISH, Point.RECEIVE):
             continue
         for outcome in record.outcomes:
             for place in outcome.places:
-                newest[record.action.key, place] = (outcome.allow, str(outcome.why))
-    return list(_asked_again(text, newest, at_unix_s))
-
-
-def _asked_again(
-    text: PolicyText, newest: Mapping[tuple[str, Place], tuple[bool, str]], at_unix_s: float
-) -> Iterator[Ruling]:
+                newest[record.action.key, place] = (record, outcome)
     policy = ready(text)
-    for (key, place), (allowed, why) in sorted(
-        newest.items(), key=lambda item: (item[0][0], item[0][1].node)
-    ):
-        answer = judged(policy, place, key, at_unix_s)
-        yield Ruling(
-            key=key,
-            node=place.node,
-            region=place.region,
-            allow=answer.allowed,
-            why=answer.decision.why,
-            rule=answer.decision.rule,
-            before="allowed" if allowed else why,
+    found = []
+    for (key, place), (record, outcome) in sorted(newest.items(), key=_by_key_and_node):
+        action = Action(key=key, kind=kind_of(key), at_unix_s=at_unix_s)
+        answer = decide(policy, _tag_again(text, key, record.tag), place, action)
+        before = "allowed" if outcome.allow else str(outcome.why)
+        found.append(
+            Ruling(
+                key=key,
+                node=place.node,
+                region=place.region,
+                allow=answer.allow,
+                why=answer.why,
+                rule=answer.rule,
+                before=before,
+            )
         )
+    return found
+
+
+def _by_key_and_node(item: tuple[tuple[str, Place], object]) -> tuple[str, str, str]:
+    (key, place), _ = item
+    return key, place.node, place.region
+
+
+def _tag_again(text: PolicyText, key: str, before: Tag | None) -> Tag | None:
+    worst, least = tag_of(text, key), tag_of(text, key, None)
+    if worst is None or least is None or before is None:
+        return worst
+    classes = [one for one in text.data if matches_any(key, one.keys)]
+    possible = {least.label, *(label for one in classes for label in one.fields.values())}
+    if before.label in possible and before.label >= least.label:
+        return msgspec.structs.replace(worst, label=before.label)
+    return worst
 
 
 def shown_places(regions: Mapping[str, str]) -> dict[str, str]:
