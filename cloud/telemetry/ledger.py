@@ -84,6 +84,8 @@ def _arrived(before: Position, item: BatchItem) -> tuple[Position, list[Chunk] |
     """The new position and chunks; None: not taken."""
     first = before.produced if item.key.epoch == 0 else item.first  # unnumbered: whatever comes is new
     end = first + item.count
+    if first == before.settled and not before.ahead and not item.dead:
+        return _followed(before, item, end)
     fresh = subtract(((first, end),), _known(before))
     settled, ahead = _advanced(before, fresh)
     if len(ahead) > AHEAD_MAX:
@@ -102,6 +104,26 @@ def _arrived(before: Position, item: BatchItem) -> tuple[Position, list[Chunk] |
         last_at_unix_s=item.at_unix_s,
     )
     return after, chunks
+
+
+def _followed(before: Position, item: BatchItem, end: int) -> tuple[Position, list[Chunk]]:
+    """What nearly always happens: the batch that was due. As the general way, for a quarter of its time."""
+    after = Position(
+        before.key,
+        end,
+        (),
+        max(before.produced, end),
+        before.stored + item.count,
+        before.dropped,
+        before.lost,
+        before.dead,
+        before.duplicates,
+        before.grade,
+        before.first_at_unix_s,
+        item.at_unix_s,
+    )
+    first, at = before.settled, (item.at_min_unix_s, item.at_max_unix_s)
+    return after, [Chunk(item.key, first, end, *at, item.samples)] if item.count else []
 
 
 def _reported(before: Position, item: ReportItem) -> Position:

@@ -9,6 +9,7 @@ unacknowledged on the way) while the store is behind.
 import asyncio
 import time
 from collections.abc import Callable
+from functools import lru_cache
 
 from broker.bus import Bus, Delivery
 from broker.service import Service
@@ -45,6 +46,7 @@ from shared.topics import STREAMS, TELEMETRY
 from shared.wire import decode
 
 TICK_S = 0.5
+_TOPICS_CACHED_MAX = 16_384
 STEP_S = 0.2  # between two steps of retention
 
 
@@ -64,6 +66,7 @@ class IngestWorker:
         prefix = f"$share/{group}/" if group else ""
         self._filters = [prefix + TELEMETRY.filter, prefix + STREAMS.filter]
         self._room: asyncio.Future[None] | None = None
+        self._ids = lru_cache(_TOPICS_CACHED_MAX)(TELEMETRY.ids)
         self.service: Service[Event] = Service(
             "ingest",
             core,
@@ -86,7 +89,7 @@ class IngestWorker:
     def _deliver(self, delivery: Delivery) -> "asyncio.Future[None] | None":
         if delivery.retained or not delivery.payload:  # happenings of long ago say nothing about now
             return None
-        ids = TELEMETRY.ids(delivery.topic)
+        ids = self._ids(delivery.topic)
         if ids is not None:
             self._telemetry(ids["node"], ids["stream"], delivery.payload)
         else:
