@@ -150,9 +150,9 @@ def _on_a_fleet(job: "JobFile", config: "Config", resume: bool, json: bool) -> "
 
     async def learned() -> "LearnResult":
         async with connected(config, app_id(config), budget_s=BUDGET_S, grace_s=GRACE_S) as fleet:
-            if not resume:
-                await create(fleet, job, lambda *_: None)
             with Board(_console(), job.spec.rounds, quiet=json) as board:
+                if not resume:
+                    await create(fleet, job, board.progress)
                 view = succeeded(await follow(fleet.learning, name, board.watcher))
             return result_of(await report_of(fleet.learning, view.spec.job), stays=True)
 
@@ -192,18 +192,17 @@ async def _with_devices(
 ) -> "LearnResult":
     import msgspec
 
-    from cloud.cli.learn_show import Board, Steps
+    from cloud.cli.learn_show import Board, waiting
     from cloud.learning.local import compared, learn_locally
     from cloud.learning.result import result_of
 
     console, name = _console(), job.spec.job
-    with Steps(console, quiet=json) as steps, Board(console, job.spec.rounds, quiet=json) as board:
-        report = await learn_locally(job, record, shards, steps.progress, board.watcher)
+    with Board(console, job.spec.rounds, quiet=json) as board:
+        report = await learn_locally(job, record, shards, board.progress, board.watcher)
     package = record.keep_model(job.spec.version_name or name, report.job.model)
     passes = 0
     if compare and package is not None and "package" in job.files:
-        with Steps(console, quiet=json) as steps:
-            steps.progress("compare", 0, 0)
+        with waiting(console, "training with all the data in one place, to compare", quiet=json):
             central = await asyncio.to_thread(compared, job, dealer, shards, package, len(report.rounds))
         passes = central.passes
         report = msgspec.structs.replace(

@@ -1,12 +1,12 @@
 """Learning for people: tables of jobs, rounds and learners, and the board that follows a job."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.panel import Panel
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -26,10 +26,6 @@ _COLOURS = {
     "aggregating": "cyan",
     "error": "red",
     "rejected": "red",
-}
-_STEPS = {
-    "start": "broker, cloud and devices start",
-    "compare": "training with all the data in one place, to compare",
 }
 _ROUND_COLUMNS = ("round", "phase", "asked", "ok", "bad", "late", "acc", "loss", "up", "down", "s")
 
@@ -198,7 +194,7 @@ def result_page(result: LearnResult) -> RenderableType:
         rows.append(("on test data", f"{result.test_accuracy:.1%}, on examples that no device had"))
         text = f"{result.central_accuracy:.1%} after {result.central_passes} passes; "
         verdict = f"{abs(behind):.1f} points {'behind' if behind > 0 else 'ahead'}"
-        colour = "green" if behind <= POINTS_GOAL else "yellow"
+        colour = "green" if round(behind, 1) <= POINTS_GOAL else "yellow"
         rows.append(("all in one place", Text.assemble(text, (verdict, colour))))
     rows += [
         ("rounds", f"{result.rounds} in {result.seconds:.1f} s, {result.devices} devices"),
@@ -255,9 +251,15 @@ class Board:
         bar.add_row(
             ProgressBar(self._rounds, min(len(self.rows), self._rounds), width=40),
             Text(f"{len(self.rows)} of {self._rounds} rounds"),
-            Text(self._note or (fact.detail if fact else ""), style="yellow"),
         )
-        return Group(table, bar)
+        return Group(table, bar, Text(self._note or (fact.detail if fact else ""), style="yellow"))
+
+    def progress(self, step: str, done: int, total: int) -> None:
+        """What happens before the first round."""
+        about = f"sending {step}" if step != "start" else "broker, cloud and devices start"
+        counts = f"{done} of {total}" if step == "start" else f"{bytes_text(done)} of {bytes_text(total)}"
+        self._note = "" if done >= total else f"{about}: {counts}"
+        self._draw()
 
     def _heard(self, fact: JobFact) -> None:
         self._fact, self._note = fact, ""
@@ -278,38 +280,14 @@ class Board:
             self._live.update(self.page(), refresh=True)
 
 
-class Steps:
-    """What happens before and after the rounds: a line for each step that takes a while."""
-
-    def __init__(self, console: Console, *, quiet: bool) -> None:
-        self._bars = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            console=console,
-            disable=quiet or not console.is_terminal,
-            transient=True,
-        )
-        self._tasks: dict[str, TaskID] = {}
-
-    def __enter__(self) -> "Steps":
-        """Begin to draw."""
-        self._bars.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Nothing stays."""
-        self._bars.stop()
-
-    def progress(self, step: str, done: int, total: int) -> None:
-        """``total`` 0: nobody knows how far it is."""
-        if step not in self._tasks:
-            about = _STEPS.get(step, f"sending {step}")
-            self._tasks[step] = self._bars.add_task(about, total=total or None)
-        self._bars.update(self._tasks[step], completed=done)
-        if total and done >= total:
-            self._bars.update(self._tasks[step], visible=False)
+@contextmanager
+def waiting(console: Console, what: str, *, quiet: bool) -> Iterator[None]:
+    """A spinner for something that takes a while and can't say how far it is."""
+    if quiet or not console.is_terminal:
+        yield
+        return
+    with console.status(what):
+        yield
 
 
 def _line(row: RoundRow) -> Text:
