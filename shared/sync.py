@@ -234,11 +234,12 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Result(msgspec.Struct, frozen=True, tag="result"):
-    """Answers :class:`Call`. ``name``: of the key whose value it tells; residency judges by it."""
+    """Answers :class:`Call`. ``name``: of the key whose value it tells, with its residency ``tag``."""
 
     sequence: int
     outcome: Outcome
     name: str = ""
+    tag: bytes = b""
 
 
 Part = Push | Ack | Digest | Walk | Pull | Offer | Call | Result

@@ -112,14 +112,19 @@ class Fleet:
         sharing = self.sharing.get(name)
         return sharing is None or node in sharing.targets
 
-    def selected(self, name: str, tag: bytes, nodes: Iterable[str]) -> tuple[dict[str, str], list[Effect]]:
-        """Which of these may have it: node -> why not (empty: it may), and what is to be audited."""
+    def selected(
+        self, name_for: Callable[[str], str], tag: bytes, nodes: Iterable[str]
+    ) -> tuple[dict[str, str], list[Effect]]:
+        """Which of these may have it: node -> why not (empty: it may), and what is to be audited.
+
+        ``name_for``: what each of them would have; configuration is of a node.
+        """
         reasons: dict[str, str] = {}
         effects: list[Effect] = []
         for node in nodes:
-            decision = self.gate.allowed(node, name, tag, SELECT)
+            decision = self.gate.allowed(node, name_for(node), tag, SELECT)
             reasons[node] = "" if decision.allowed else decision.reason or "not allowed there"
-            effects.append(Decided(node, name, SELECT, decision))
+            effects.append(Decided(node, name_for(node), SELECT, decision))
         return reasons, effects
 
     def restore(
@@ -192,7 +197,7 @@ class Fleet:
             self.tasks.refused(node, name, f"residency: {decision.reason}")
             return f"residency: {decision.reason}"
 
-        for message in peer.pump(now, forbids, self._tag):
+        for message in peer.pump(now, forbids, self.tag_of):
             if isinstance(message, Setting):
                 setting = setting_of(message.entry.name)
                 assert setting is not None
@@ -201,8 +206,9 @@ class Fleet:
                 effects.append(self.say(node, message))
         return effects
 
-    def _tag(self, name: str) -> bytes:
-        return self.sharing[name].tag
+    def tag_of(self, name: str) -> bytes:
+        """The residency tag that the writer of a key gave, packed."""
+        return self.sharing[name].tag if name in self.sharing else b""
 
     def say(self, node: str, part: Part, qos: int | None = None) -> Effect:
         """One message to a node."""

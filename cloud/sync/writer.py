@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 
 import msgspec
 
+from cloud.sync.events import Decided
 from cloud.sync.fleet import Fleet
 from cloud.sync.records import Sharing, SyncKind, SyncTask, TaskStatus
 from cloud.sync.tasks import Tasks, Waiter
@@ -23,6 +24,8 @@ from shared.entries import is_value, level_of, strategy_of, traits_of
 from shared.journal import Journal
 from shared.sync import (
     ENTRY_BYTES_MAX,
+    PUBLISH,
+    RECEIVE,
     TARGETS_MAX,
     VALUE_BYTES_MAX,
     Call,
@@ -77,8 +80,12 @@ class Put:
     def names(self) -> tuple[str, ...]:
         """The entries that it writes."""
         if self.kind is SyncKind.CONFIG:
-            return tuple(f"desired/{node}/{self.key}" for node in self.targets)
+            return tuple(map(self.name_for, self.targets))
         return (self.key,)
+
+    def name_for(self, node: str) -> str:
+        """The entry that a target is to have."""
+        return f"desired/{node}/{self.key}" if self.kind is SyncKind.CONFIG else self.key
 
 
 class Refusal(Exception):
@@ -153,7 +160,7 @@ class Writer:
     # Do it --------------------------------------------------------------------------------------------
 
     def _begin(self, put: Put, now: float) -> list[Effect]:
-        reasons, audit = self.fleet.selected(put.key, put.tag or self._tag(put), put.targets)
+        reasons, audit = self.fleet.selected(put.name_for, put.tag or self._tag(put), put.targets)
         allowed = tuple(node for node, reason in reasons.items() if not reason)
         refused = {node: reason for node, reason in reasons.items() if reason}
         task = msgspec.structs.replace(_task(put), targets=allowed)
@@ -225,23 +232,32 @@ class Writer:
         )
 
     def _put_weak(self, put: Put, task: SyncTask, now: float) -> list[Effect]:
-        stamp = self.clock.tick(put.unix_ms)
-        self.sequence += 1
-        assert put.level is not None
-        assert put.strategy is not None
-        entry = msgspec.structs.replace(
-            written(Entry(put.key), (CLOUD_ORIGIN, self.term, self.sequence), stamp, put.fields),
-            traits=traits_of(put.level, put.strategy, stamp),
-        )
-        sharing = Sharing(put.targets, put.priority, put.tag or self._tag(put))
-        self.weak.put(entry, sharing)
-        effects, missed = self.send_weak(entry, put.targets)
+        effects: list[Effect] = []
+        missed: list[str] = []
+        for name in put.names:
+            own = (setting_of(name) or ("", "", ""))[1]
+            targets = (own,) if own else put.targets
+            entry = self._weak_entry(name, put)
+            self.weak.put(entry, Sharing(targets, put.priority, put.tag or self._tag(put)))
+            sent, away = self.send_weak(entry, targets)
+            effects += sent
+            missed += away
         detail = (
             f"handed to the broker; dropped for {', '.join(missed)}" if missed else "handed to the broker"
         )
         task = msgspec.structs.replace(task, status=TaskStatus.DONE, detail=detail)
         self.tasks.remember(task, now)
         return [*effects, put.waiter.answer(task, Status.OK)]
+
+    def _weak_entry(self, name: str, put: Put) -> Entry:
+        assert put.level is not None
+        assert put.strategy is not None
+        stamp = self.clock.tick(put.unix_ms)
+        self.sequence += 1
+        return msgspec.structs.replace(
+            written(Entry(name), (CLOUD_ORIGIN, self.term, self.sequence), stamp, put.fields),
+            traits=traits_of(put.level, put.strategy, stamp),
+        )
 
     def send_weak(
         self, entry: Entry, targets: tuple[str, ...], *, asked: bool = False
@@ -254,10 +270,11 @@ class Writer:
         missed: list[str] = []
         strategy = strategy_of(entry)
         for node in targets:
-            peer = self.fleet.peer(node)
             if strategy is SyncStrategy.PULL and not asked:
                 continue
-            if peer is None or not peer.lane.online or not self.fleet.linked:
+            peer = self.fleet.peer(node)
+            there = peer is not None and peer.lane.online and self.fleet.linked
+            if not there or not self._may_be_published(node, entry.name, effects):
                 self.weak.dropped[node] += 1
                 missed.append(node)
             elif strategy is SyncStrategy.HYBRID and not asked:
@@ -267,13 +284,19 @@ class Writer:
                 effects.append(self.fleet.say(node, Push(0, (entry,)), qos=0))
         return effects, missed
 
+    def _may_be_published(self, node: str, name: str, effects: list[Effect]) -> bool:
+        tag = self.weak.values[name][1].tag if name in self.weak.values else b""
+        decision = self.fleet.gate.allowed(node, name, tag, PUBLISH)
+        effects.append(Decided(node, name, PUBLISH, decision))
+        return decision.allowed
+
     # Models -------------------------------------------------------------------------------------------
 
     def model(self, task: SyncTask, tag: bytes, waiter: Waiter) -> list[Effect]:
         """A model travels as an artifact; what is decided here is who may have it, and when it starts."""
         if not self.tasks.room:
             return [waiter.answer(_because(task, "overloaded", "too many tasks; try again"), Status.REFUSED)]
-        reasons, audit = self.fleet.selected(f"model/{task.key}", tag, task.targets)
+        reasons, audit = self.fleet.selected(lambda _: f"model/{task.key}", tag, task.targets)
         allowed = tuple(node for node, reason in reasons.items() if not reason)
         refused = {node: reason for node, reason in reasons.items() if reason}
         if not allowed:
@@ -294,6 +317,22 @@ class Writer:
         problem = self._problem(node, call)
         if problem is not None:
             return [self._result(node, call, problem)]
+        audit, refusal = self._gated(node, call)
+        if refusal is not None:
+            return [*audit, self._result(node, call, refusal)]
+        return audit + self._called(node, life, call, unix_ms, now)
+
+    def _gated(self, node: str, call: Call) -> tuple[list[Effect], Outcome | None]:
+        """A read brings the value to the device, a write to the cloud."""
+        reads = call.value is None and not call.erase
+        reader, action = (node, PUBLISH) if reads else (CLOUD_ORIGIN, RECEIVE)
+        decision = self.fleet.gate.allowed(reader, call.name, self.fleet.tag_of(call.name), action)
+        audit: list[Effect] = [Decided(reader, call.name, action, decision)]
+        if decision.allowed:
+            return audit, None
+        return audit, Outcome(status=Status.REFUSED, code="residency", detail=decision.reason)
+
+    def _called(self, node: str, life: int, call: Call, unix_ms: int, now: float) -> list[Effect]:
         if call.value is None and not call.erase:
             self.journal.then(self._result(node, call, _read(self.journal.read(call.name))))
             return []
@@ -336,7 +375,7 @@ class Writer:
         return None
 
     def _result(self, node: str, call: Call, outcome: Outcome) -> Effect:
-        return self.fleet.say(node, Result(call.sequence, outcome, call.name))
+        return self.fleet.say(node, Result(call.sequence, outcome, call.name, self.fleet.tag_of(call.name)))
 
 
 def _because(task: SyncTask, code: str, detail: str) -> SyncTask:

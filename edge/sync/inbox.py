@@ -77,7 +77,7 @@ class Inbox:
 
     def _undecided(self, entry: Entry, push: Push) -> bool:
         tag = push.tags.get(entry.name, b"")
-        decision = self.core.gate.allowed(self.core.node, entry.name[:200], tag, RECEIVE)
+        decision = self.core.gate.allowed(self.core.node, entry.name[:200], tag, "")  # not a decision yet
         return not decision.allowed and decision.reason == UNDECIDED
 
     def _problem(self, entry: Entry, tag: bytes) -> Refusal | None:
