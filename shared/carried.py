@@ -4,7 +4,7 @@ What is in :data:`CARRIES` is looked at before it is published. A test lists all
 reason why they need no look, so that a new one is thought about.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from shared import topics as t
 from shared.errors import RemoteError
 from shared.messages import Manifest
 from shared.residency import Kind
-from shared.sync import Push, Result, Setting, SyncMessage, setting_of
+from shared.sync import Call, Outcome, Push, Result, Setting, SyncMessage, setting_of
 from shared.topics import Topic
 from shared.versions import WHOLE, Entry
 from shared.wire import decode
@@ -29,13 +29,14 @@ _MANIFESTS = t.MANIFEST.pattern.partition("{")[0]
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One value on its way. ``key``: as policies name it; ``writes``: the fields it is made of, packed, those
-    of a conflict too; ``artifact``: the digest, where only that is known yet."""
+    """One value on its way. ``key``: as policies name it; ``writes``: its fields, packed, those of a conflict
+    too; ``artifact``: the digest, where only that is known yet; ``tag``: its writer's, packed."""
 
     key: str
     kind: Kind
     writes: tuple[Mapping[str, bytes], ...] = ()
     artifact: str = ""
+    tag: bytes = b""
 
     def value(self) -> Any:
         """All of it, for a look at its fields."""
@@ -56,10 +57,9 @@ def _unpacked(fields: Mapping[str, bytes]) -> Any:
     return {name: msgspec.msgpack.decode(value) for name, value in fields.items()}
 
 
-def item_of(entry: Entry) -> Item:
+def item_of(entry: Entry, tag: bytes = b"") -> Item:
     """A replicated key."""
-    kind = Kind.CONFIG if setting_of(entry.name) else Kind.DATA
-    return Item(entry.name, kind, tuple(write.fields for write in entry.writes))
+    return Item(entry.name, kind_of(entry.name), tuple(write.fields for write in entry.writes), tag=tag)
 
 
 def kind_of(key: str) -> Kind:
@@ -69,21 +69,19 @@ def kind_of(key: str) -> Kind:
     return Kind.CONFIG if setting_of(key) else Kind.DATA
 
 
-def _of_entries(entries: Iterable[Entry]) -> tuple[Item, ...]:
-    return tuple(item_of(entry) for entry in entries if entry.writes)
-
-
 def _of_sync(message: SyncMessage) -> tuple[Item, ...]:
-    part = message.part
-    if isinstance(part, Push):
-        return _of_entries(part.entries)
-    if isinstance(part, Result) and part.outcome.value is not None:
-        return (Item(part.name, kind_of(part.name), ({WHOLE: part.outcome.value},)),)
+    match message.part:
+        case Push(_, entries, tags):
+            return tuple(item_of(entry, tags.get(entry.name, b"")) for entry in entries if entry.writes)
+        case Result(_, Outcome(value=bytes() as value), name, tag):
+            return (Item(name, kind_of(name), ({WHOLE: value},), tag=tag),)
+        case Call(name=name, value=bytes() as value):
+            return (Item(name, kind_of(name), ({WHOLE: value},)),)
     return ()
 
 
 def _of_setting(message: Setting) -> tuple[Item, ...]:
-    return _of_entries((message.entry,))
+    return (item_of(message.entry, message.tag),) if message.entry.writes else ()
 
 
 def _of_manifest(message: Manifest) -> tuple[Item, ...]:

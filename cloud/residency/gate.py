@@ -6,7 +6,7 @@ The bus looks at what is really in the message, field by field, so that a mistak
 """
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import inf
 from typing import Any
 
@@ -18,22 +18,30 @@ from shared import carried
 from shared.audit import Outcome, Point, Record
 from shared.carried import ALL_READERS, CLOUD_READER, MODEL_PREFIX, Cargo, Item
 from shared.classify import UNSEEN
-from shared.judged import Judged, judged, refused, unpacked_tag, value_in
+from shared.judged import Judged, judged, refused, value_in
 from shared.residency import ANYBODY, OPEN, Action, Kind, Place, Why
-from shared.tags import Tag
 
 PASS, REFUSE = 0, -1
 NAMES_MAX = 10_000
-GIVEN_MAX = 200_000
 
 
 class Gate:
-    """One per cloud. ``note`` takes records to the log; ``unix_s``: the wall clock."""
+    """One per cloud. ``note`` takes records to the log; ``unix_s``: the wall clock.
 
-    def __init__(self, core: Residency, note: Callable[[Noted], None], unix_s: Callable[[], float]) -> None:
+    ``model_tags``: packed tags that were given to models, as ``keep_tags`` was last told.
+    """
+
+    def __init__(
+        self,
+        core: Residency,
+        note: Callable[[Noted], None],
+        unix_s: Callable[[], float],
+        model_tags: Mapping[str, bytes] | None = None,
+        keep_tags: Callable[[Mapping[str, bytes]], None] = lambda _: None,
+    ) -> None:
         self._core, self._note, self._unix_s = core, note, unix_s
         self._tickets = itertools.count(1)
-        self._given: dict[str, Tag] = {}  # what writers said, by key
+        self._model_tags, self._keep_tags = dict(model_tags or {}), keep_tags
         self._names: dict[str, str] = {}  # digest of an artifact -> its model
         self._said: dict[tuple[str, str, int, Why], int] = {}  # artifact, reader, policy, why -> ticket
         self._durable: set[int] = set()
@@ -44,10 +52,9 @@ class Gate:
 
     def allowed(self, node: str, name: str, tag: bytes, action: str) -> Judged:  # noqa: ARG002
         """See :class:`shared.sync.Gate`. Nothing is written down here: see :meth:`selected`."""
-        answer = self.ask(self._reader(node), name, tag)
-        if tag and answer.tag is not None:
-            self._remember(name, unpacked_tag(tag))
-        return answer
+        if name.startswith(MODEL_PREFIX) and tag:
+            self.tag_model(name, tag)
+        return self.ask(self._reader(node), name, self._model_tags.get(name, tag))
 
     def ask(self, place: Place, key: str, tag: bytes = b"", value: Any = UNSEEN) -> Judged:
         """May data of this key come to this place now?"""
@@ -57,13 +64,11 @@ class Gate:
             return refused(policy, place, answer.action, Why.NO_LOG, answer.tag)
         return answer
 
-    def _remember(self, key: str, given: Tag | None) -> None:
-        """For the bus, which is asked right after the core and sees no tag."""
-        assert given is not None
-        self._given.pop(key, None)
-        self._given[key] = given
-        if len(self._given) > GIVEN_MAX:
-            del self._given[next(iter(self._given))]
+    def tag_model(self, name: str, tag: bytes) -> None:
+        """Chunks carry no tag: what was said of a model is kept, for the bus and over a restart."""
+        if self._model_tags.get(name) != tag and len(self._model_tags) < NAMES_MAX:
+            self._model_tags[name] = tag
+            self._keep_tags(self._model_tags)
 
     def _reader(self, node: str) -> Place:
         if node == CLOUD_READER:
@@ -127,9 +132,9 @@ class Gate:
         if not key and self._core.policy is not OPEN:  # an artifact that nobody named to us
             action = Action(key=MODEL_PREFIX, kind=Kind.MODEL, at_unix_s=self._unix_s())
             return refused(self._core.policy, place, action, Why.NO_TAG)
-        given = self._given.get(key)
-        tag = msgspec.msgpack.encode(given) if given else b""
-        return self.ask(place, key or MODEL_PREFIX, tag, value_in(item))
+        return self.ask(
+            place, key or MODEL_PREFIX, item.tag or self._model_tags.get(key, b""), value_in(item)
+        )
 
     def _judge_artifact(self, cargo: Cargo) -> int:
         """Written down once per artifact, reader and policy: its chunks are many, and their answer is one."""
@@ -160,22 +165,25 @@ class Gate:
 
     # The notebook -------------------------------------------------------------------------------------
 
-    def selected(self, answers: Sequence[Judged], task: str = "") -> None:
+    def selected(self, answers: Sequence[Judged], key: str = "") -> None:
         """The answers to one question (a key, a tag) for several nodes: one record."""
-        self._write(Point.SELECT, answers, task=task)
+        self._write(Point.SELECT, answers, key=key)
 
     def note(self, point: Point, answer: Judged) -> None:
         """One answer: one record."""
         self._write(point, [answer])
 
-    def _write(self, point: Point, answers: Sequence[Judged], ticket: int = 0, task: str = "") -> None:
+    def _write(
+        self, point: Point, answers: Sequence[Judged], ticket: int = 0, task: str = "", key: str = ""
+    ) -> None:
         first = answers[0]
+        action = msgspec.structs.replace(first.action, key=key) if key else first.action
         record = Record(
             at_unix_s=first.action.at_unix_s,
             point=point,
             task=task,
             policy=first.decision.policy,
-            action=first.action,
+            action=action,
             tag=first.tag,
             outcomes=outcomes_of(answers),
         )

@@ -7,8 +7,9 @@ devices ──────┘                 └── guarded bus: between eve
 
 import asyncio
 import logging
+import os
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,7 @@ from shared.errors import ConfigError
 from shared.judged import Judged
 from shared.residency import OPEN
 from shared.sync import PUBLISH, SELECT, setting_of
+from shared.tags import ANY
 from shared.topics import DECISIONS, DESIRED_KEY, PLACE, POLICY, WITNESS
 from shared.wire import encode
 
@@ -62,6 +64,7 @@ log = logging.getLogger(__name__)
 
 FOLDER = "residency"
 AUDIT_FOLDER = "audit"
+TAGS_FILE = "model-tags"
 LOOK_S = 2.0
 
 
@@ -78,6 +81,32 @@ def remembered(audit: AuditLog) -> Remembered:
     return Remembered(
         audit.size, audit.fact(), policy, {node: where for node, where in regions.items() if where}
     )
+
+
+def everybodys(key: str) -> str:
+    """``desired/n1/rate`` -> ``desired/*/rate``: what one question about several nodes was about."""
+    setting = setting_of(key)
+    return key if setting is None else f"{setting[0]}/{ANY}/{setting[2]}"
+
+
+def read_tags(path: Path) -> dict[str, bytes]:
+    """The tags that were given to models. Raises :class:`ConfigError`: without them one could go anywhere."""
+    try:
+        return msgspec.msgpack.decode(path.read_bytes(), type=dict[str, bytes])
+    except FileNotFoundError:
+        return {}
+    except (OSError, msgspec.MsgspecError) as error:
+        raise ConfigError(f"can't read {path}: {error}; restore it from a backup, or remove it") from None
+
+
+def write_tags(path: Path, tags: Mapping[str, bytes]) -> None:
+    """Durable when this returns."""
+    fresh = path.with_suffix(".new")
+    fresh.unlink(missing_ok=True)
+    data = msgspec.msgpack.encode(dict(tags))
+    files.append_synced(fresh, 0, data)
+    os.replace(fresh, path)
+    files.sync_folder(path.parent)
 
 
 class Localisation:
@@ -105,7 +134,10 @@ class Localisation:
         public = key.public_key()
         self.core = Residency(remembered(self.audit), lambda head: genuine(head, public), region, head_s)
         self.service = self._service(bus)
-        self.gate = Gate(self.core, self.service.feed, unix_s)
+        tags = folder / TAGS_FILE
+        self.gate = Gate(
+            self.core, self.service.feed, unix_s, read_tags(tags), lambda new: write_tags(tags, new)
+        )
         self.bus = GuardedBus(bus, self.gate)
         self._selecting: list[tuple[str, Judged]] = []
         if self.audit.cut:
@@ -222,7 +254,7 @@ class Localisation:
         if action == SELECT:
             if not self._selecting:
                 asyncio.get_running_loop().call_soon(self._write_selected)
-            self._selecting.append((decision.action.key, decision))
+            self._selecting.append((everybodys(decision.action.key), decision))
         elif action == PUBLISH and decision.allowed:
             return  # the bus is asked again, about the message itself, and writes it down
         else:
@@ -236,9 +268,9 @@ class Localisation:
             self.bus.clear(DESIRED_KEY.at(node=setting[1], key=setting[2]).name)
 
     def _write_selected(self) -> None:
-        groups: dict[tuple[str, bytes], list[Judged]] = {}
+        groups: dict[tuple[str, bytes], list[Judged]] = {}  # configuration of several nodes is one question
         for key, judged in self._selecting:
             groups.setdefault((key, msgspec.msgpack.encode(judged.tag)), []).append(judged)
         self._selecting.clear()
-        for together in groups.values():
-            self.gate.selected(together)
+        for (key, _), together in groups.items():
+            self.gate.selected(together, key)

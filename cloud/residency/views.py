@@ -15,7 +15,7 @@ from shared.carried import kind_of
 from shared.classify import UNSEEN, tag_of
 from shared.judged import judged
 from shared.residency import Action, Place, PolicyText, decide, matches_any, ready
-from shared.tags import Tag
+from shared.tags import ANY, Tag
 from shared.transparency import (
     consistency_path,
     inclusion_path,
@@ -141,7 +141,8 @@ def dry_run(text: PolicyText, records: Iterable[Record], at_unix_s: float) -> li
             continue
         for outcome in record.outcomes:
             for place in outcome.places:
-                newest[record.action.key, place] = (record, outcome)
+                key = record.action.key.replace(f"/{ANY}/", f"/{place.node}/", 1)
+                newest[key, place] = (record, outcome)
     policy = ready(text)
     found = []
     for (key, place), (record, outcome) in sorted(newest.items(), key=_by_key_and_node):

@@ -133,7 +133,7 @@ class DeviceGate:
         if cargo is None:
             return None
         place = self._core.cloud if cargo.reader == CLOUD_READER else self._core.place
-        return [self.ask(place, item.key, value=value_in(item)) for item in cargo.items]
+        return [self.ask(place, item.key, item.tag, value_in(item)) for item in cargo.items]
 
 
 class DeviceResidency:
