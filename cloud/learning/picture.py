@@ -131,7 +131,7 @@ def _accuracy(axes: "Axes", report: Report, palette: Palette) -> None:
     metric = report.job.spec.stop.metric
     known = [row for row in report.rounds if metric in row.metrics]
     values = [row.metrics[metric] for row in known]
-    _line(axes, known, values, palette.first, metric)
+    _line(axes, known, values, palette.first, f"{metric}, examples held out on devices")
     if values:
         axes.annotate(
             f"{values[-1]:.1%}" if metric == "accuracy" else f"{values[-1]:.4g}",
