@@ -214,6 +214,17 @@ WASM_GOALS = (
 #
 # Each names its part, whose figures are under that name.
 
+
+def missing(found: Results) -> int:
+    """Messages that a program said and that are not in the store exactly once."""
+    return int(abs(found["said"] - found["stored"]))
+
+
+def unstored(found: Results) -> int:
+    """Samples that devices recorded and that are not in the store exactly once; gaps count as well."""
+    return int(abs(found["recorded"] - found["stored"]) + found["pending"])
+
+
 DATA_GOALS = (
     *(
         Goal(
@@ -246,6 +257,51 @@ DATA_GOALS = (
         part="desired",
     ),
     Goal("desired state, p95", lambda r: r["desired"]["p95_ms"], 40, "ms", part="desired"),
+    *(
+        Goal(
+            f"{what}: said and not in the store",
+            lambda r, part=part: missing(r[part]),
+            0,
+            "samples",
+            part=part,
+        )  # type: ignore[misc]
+        for part, what in (
+            ("burst", "1,000 messages at 10 ms, then flat out"),
+            ("steady", "200 messages/s for ten minutes"),
+        )
+    ),
+    *(
+        Goal(
+            f"{what}: recorded and not in the store",
+            lambda r, part=part: unstored(r[part]),
+            0,
+            "samples",
+            part=part,
+        )  # type: ignore[misc]
+        for part, what in (("fleet", "1,000 devices"), ("kills", "broker killed 10 times"))
+    ),
+    Goal(
+        "1,000 devices: telemetry of 20 samples",
+        lambda r: r["fleet"]["messages_per_s"],
+        595,
+        "messages/s",
+        at_least=True,
+        part="fleet",
+    ),
+    Goal(
+        "1,000 devices: the cloud's memory",
+        lambda r: r["fleet"]["rss_cloud_mib_per_minute"],
+        1.0,
+        "MiB/min",
+        part="fleet",
+    ),
+    Goal(
+        "broker killed 10 times: 95 % of 100 agents back, the worst time",
+        lambda r: r["kills"]["back_p95_s_worst"],
+        15,
+        "s",
+        part="kills",
+    ),
 )
 
 

@@ -20,6 +20,7 @@ from collections import defaultdict
 from typing import Any
 
 from benchmarks.simulated import CONNECTING_MAX, Device, name_of
+from broker.bus import Link
 from broker.process import fast_loop
 from broker.service import Service, on
 from edge.telemetry.core import Limits, Telemetry
@@ -92,7 +93,7 @@ class Talking:
         node, disk = name_of(number), MemoryDisk()
         epoch = self.device.service.core.epoch  # type: ignore[attr-defined]
         self.core = Telemetry(
-            node, epoch, self.chance, interval_s=1e12, limits=Limits(memory=0), next_read=1e12
+            node, epoch, self.chance, interval_s=1e12, limits=Limits(memory=64), next_read=1e12
         )
         self.service: Service[Any] = Service(
             "telemetry",
@@ -116,12 +117,17 @@ class Talking:
             },
         )
         self.service.feed(Restored(()))
-        self.device.bus.watch_link(
-            lambda link: print("up", node, time.monotonic(), flush=True) if link.up else None
-        )
+        self.up = asyncio.Event()
+        self.device.bus.watch_link(self._linked)
+
+    def _linked(self, link: Link) -> None:
+        if link.up:
+            self.up.set()
+            print("up", self.core.node, time.monotonic(), flush=True)
 
     async def record(self, quiet: asyncio.Event) -> None:
         """Until it is to be quiet."""
+        await self.up.wait()  # a thousand that come at once are another question
         await asyncio.sleep(self.chance.random() * self.every_s)
         due = time.monotonic()
         while not quiet.is_set():

@@ -28,7 +28,7 @@ from cloud.local.processes import LocalFleet
 from edge.agent.local import LocalRecord, ask_locally
 from shared.messages import ReplyStatus
 
-PER_PROCESS = 250
+PER_PROCESS = 500
 SETTLE_S_MAX = 120.0
 BACK_S_MAX = 60.0
 
@@ -376,7 +376,8 @@ PARTS = (
         _measured(_fleet),
         _rows("a thousand devices", *_FLEET_ROWS),
         "1,000 simulated devices with heartbeats every 10 s and 600 telemetry messages a second of 20 "
-        "samples, for ten minutes. Cores: 1.0 is a whole one of this machine. Memory: per minute of the second half.",
+        "samples, for ten minutes. Cores: 1.0 is a whole one of this machine. Memory: per minute of the "
+        "second half.",
         1500.0,
     ),
     Part(
