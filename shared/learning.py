@@ -345,7 +345,7 @@ class UpdateAsk(Request, frozen=True, kw_only=True):
 
 class ClientRow(msgspec.Struct, frozen=True, kw_only=True):
     """One client in one round. ``status``: asked, accepted, late, ...; ``seconds``: until its update was
-    judged."""
+    judged; ``digest``: how that of the accepted update begins."""
 
     client: str
     status: str
@@ -356,6 +356,7 @@ class ClientRow(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float = 0.0
     train_s: float = 0.0
     metrics: dict[str, float] = {}
+    digest: str = ""
 
 
 class RoundRow(msgspec.Struct, frozen=True, kw_only=True):

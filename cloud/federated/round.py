@@ -35,6 +35,7 @@ JUDGE_S_MAX = 120.0
 QUEUE_BYTES_MAX = 256 << 20
 
 ASKED = "asked"
+DIGEST_CHARS = 16  # of an update's digest, kept in the report: enough to know it again
 Key = tuple[str, int]  # client, and the round that it answers
 
 
@@ -75,6 +76,7 @@ class Round:
     queue: dict[Key, Whole] = field(default_factory=dict)
     tries: Counter[str] = field(default_factory=Counter)
     accepted: int = 0
+    covered: dict[str, str] = field(default_factory=dict)  # client -> the gateway that answered for it
     rejected: int = 0
     late: int = 0
     norms: list[float] = field(default_factory=list)
@@ -116,6 +118,7 @@ class Round:
     def check(self) -> None:
         """Invariants."""
         assert not self.queue.keys() & self.judging.keys()
+        assert not self.covered.keys() & {client for client, _ in self.done}
         assert not self.done.keys() & (self.queue.keys() | self.judging.keys())
         assert not self.over or not (self.judging or self.queue)
         assert self.stage is not Stage.CLOSED or self.accepted >= self.quorum
@@ -147,9 +150,15 @@ class Round:
         problem = check_client(client, self._allowed(client, asked, header), self.tries[client])
         if problem is None:
             problem = check_header(header, self.expected)
-        if problem is None and header.codec == SUM:
-            problem = self._members(client, header)
-        return problem
+        if problem is not None:
+            return problem
+        return self._members(client, header) if header.codec == SUM else self._covered(client)
+
+    def _covered(self, client: str) -> Rejection | None:
+        """Nobody counts both by itself and in a sum."""
+        waiting = (*self.judging.values(), *self.queue.values())
+        by = [one.client for one in waiting if client in one.header.members] or self.covered.get(client)
+        return Rejection(Reject.TOO_MANY, "its gateway has answered for it") if by else None
 
     def _allowed(self, client: str, asked: int, header: UpdateHeader) -> Collection[str]:
         """Who may answer: the cohort, gateways with sums, in an asynchronous job who was asked before."""
@@ -226,6 +235,7 @@ class Round:
         if norm > 0:
             self.norms.append(norm)
         for member in header.members:
+            self.covered[member] = whole.client
             self.rows[member] = ClientRow(client=member, status=ReceiptStatus.ACCEPTED, reason=whole.client)
         self.rows[whole.client] = ClientRow(
             client=whole.client,
@@ -236,6 +246,7 @@ class Round:
             seconds=seconds,
             train_s=header.train_s,
             metrics=header.metrics,
+            digest=header.digest[:DIGEST_CHARS],
         )
 
     # Receipts -----------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from math import inf
 import msgspec
 
 from cloud.federated.records import JobState
-from cloud.federated.round import ASKED, Round
+from cloud.federated.round import ASKED, DIGEST_CHARS, Round
 from shared.learning import JobView, Phase, ReceiptStatus, RoundRow, RoundView, Task, UpdateHeader
 
 
@@ -56,12 +56,9 @@ def view_of(state: JobState, one: Round | None, phase: Phase, now: float) -> Rou
 
 
 def counts(view: RoundView, client: str, header: UpdateHeader) -> bool:
-    """Whether the round has this update of the client: what a row says of one tells it from any other."""
-    said = (ReceiptStatus.ACCEPTED, header.size_bytes, header.weight, header.steps, header.train_s)
-    return any(
-        row.client == client and said == (row.status, row.bytes_up, row.weight, row.steps, row.train_s)
-        for row in view.clients
-    )
+    """Whether the round has this update of the client."""
+    digest = header.digest[:DIGEST_CHARS]
+    return bool(digest) and any(row.client == client and row.digest == digest for row in view.clients)
 
 
 def with_late(view: RoundView, client: str) -> RoundView:

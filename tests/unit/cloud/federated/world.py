@@ -332,6 +332,13 @@ class World:
             self.works_done()
         return self.receipts[before:]
 
+    def feed_parts(self, client: str, sent: Iterable[UpdatePart]) -> None:
+        """Parts for the open round."""
+        fact = self.fact()
+        for part in sent:
+            self.feed(PartArrived(client, fact.job, fact.round, part))
+        self.works_done()
+
     def everybody(self, clients: Iterable[str] | None = None) -> None:
         """The whole cohort answers."""
         fact = self.fact()
