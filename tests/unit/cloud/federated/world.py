@@ -332,6 +332,11 @@ class World:
             self.works_done()
         return self.receipts[before:]
 
+    def feed_learners(self, said: Learner) -> None:
+        """All clients say the same of themselves."""
+        for client in self.clients:
+            self.feed(LearnerSeen(client, said))
+
     def feed_parts(self, client: str, sent: Iterable[UpdatePart]) -> None:
         """Parts for the open round."""
         fact = self.fact()
