@@ -229,14 +229,16 @@ class Rollout:
             raise Refusal("too-many-deployments", f"{RULES_MAX} rules stand; withdraw one first")
         self.rules.put(rule)
         self.unsaved_rules[rule.key] = None
-        self.levels.want_model(name, self.rules)
+        self.levels.want_model(name, target, self.rules)
         return self._result(rule, target)
 
     def _withdraw(self, deploy: Deploy, target: Target) -> DeployResult:
         """``all`` withdraws every rule of the model, anything else exactly the rule of that target."""
-        rules = self.rules.of(model_name(deploy.model))
-        gone = rules if target.everyone else [rule for rule in rules if rule.target == str(target)]
+        model = model_name(deploy.model)
+        found = self.rules.get((model, str(target)))
+        gone = self.rules.of(model) if target.everyone else [] if found is None else [found]
         if not gone:
+            rules = self.rules.of(model)
             standing = ", ".join(repr(rule.target[:_TARGET_SHOWN_MAX]) for rule in islice(rules, 10))
             raise Refusal(
                 "no-such-deployment", f"{deploy.model[:80]!r} is deployed to {standing or 'no target'}"
@@ -244,12 +246,11 @@ class Rollout:
         for rule in gone:
             self.rules.withdraw(rule.key)
             self.unsaved_rules[rule.key] = None
-        self.levels.want_model(gone[-1].model, self.rules)
+        self.levels.want_model(model, target, self.rules)
         return self._result(gone[-1], target, removed=True)
 
     def _result(self, rule: Rule, target: Target, *, removed: bool = False) -> DeployResult:
-        nodes = self.levels.nodes
-        matched = sorted(node for node, fact in nodes.items() if target.matches(node, fact.labels))
+        matched = self.levels.matching(target)
         return DeployResult(
             model=rule.model,
             version=rule.version,
@@ -257,7 +258,7 @@ class Rollout:
             target=str(target),
             matched=len(matched),
             nodes=tuple(matched[:NODES_SHOWN_MAX]),
-            unknown_nodes=tuple(sorted(target.nodes - nodes.keys())),
+            unknown_nodes=tuple(sorted(target.nodes - self.levels.nodes.keys())),
             removed=removed,
         )
 

@@ -16,6 +16,7 @@ from itertools import islice
 from cloud.facts import NodeFact, NodeStatus
 from cloud.rollout.events import NodeDesired
 from cloud.rollout.rules import RULES_MAX, RuleBook, desired
+from cloud.rollout.targets import Target
 from shared.messages import DesiredModel, DesiredModels, ReportedModels
 
 NODES_MAX = 20_000
@@ -62,10 +63,16 @@ class Levels:
         self.wanted[node] = rules.wanted(node, self.nodes[node].labels)
         self._mark(node)
 
-    def want_model(self, model: str, rules: RuleBook) -> None:
-        """The rules of one model changed: what follows for each node."""
-        for node, fact in self.nodes.items():
-            rule = rules.governing(model, node, fact.labels)
+    def matching(self, target: Target) -> list[str]:
+        """The known nodes that a target means, sorted."""
+        if not (target.everyone or target.selectors):
+            return sorted(node for node in target.nodes if node in self.nodes)
+        return sorted(node for node, fact in self.nodes.items() if target.matches(node, fact.labels))
+
+    def want_model(self, model: str, target: Target, rules: RuleBook) -> None:
+        """A rule of a model came, changed or went: what follows for each node that it means."""
+        for node in self.matching(target):
+            rule = rules.governing(model, node, self.nodes[node].labels)
             models = self.wanted[node]
             if rule is not None:
                 models[model] = desired(rule)

@@ -4,6 +4,9 @@ A rule puts one version of one model on every node that its target matches, now 
 model may overlap; the newest that matches a node governs it, so that "all get 1, site a gets 2" is two rules,
 and withdrawing the second brings site a back to 1. A rule is known by its model and target: the same again
 replaces it.
+
+A fleet whose every device has a rule of its own is no rarity, so a rule is found by the nodes that its target
+names; only those that mean more than names are tried one after the other.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -77,60 +80,95 @@ class Catalog:
         return name, version, versions[version]
 
 
+class _ModelRules:
+    """The rules of one model, oldest first: dictionaries keep the order of insertion."""
+
+    def __init__(self) -> None:
+        self.rules: dict[str, tuple[Rule, Target]] = {}
+        self._named: dict[str, dict[str, Rule]] = {}  # node -> target -> rule
+        self._broad: dict[str, tuple[Rule, Target]] = {}
+
+    def put(self, rule: Rule, target: Target) -> None:
+        self.withdraw(rule.target)
+        self.rules[rule.target] = rule, target
+        if target.everyone or target.selectors:
+            self._broad[rule.target] = rule, target
+        for node in target.nodes:
+            self._named.setdefault(node, {})[rule.target] = rule
+
+    def withdraw(self, target: str) -> None:
+        found = self.rules.pop(target, None)
+        if found is None:
+            return
+        self._broad.pop(target, None)
+        for node in found[1].nodes:
+            del self._named[node][target]
+            if not self._named[node]:
+                del self._named[node]
+
+    def governing(self, node: str, labels: Mapping[str, str]) -> Rule | None:
+        named = self._named.get(node)
+        newest = next(reversed(named.values())) if named else None
+        for rule, target in reversed(self._broad.values()):
+            if newest is not None and rule.number < newest.number:
+                break
+            if target.matches(node, labels):
+                return rule
+        return newest
+
+
 class RuleBook:
     """All rules by model, oldest first."""
 
     def __init__(self, rules: Iterable[Rule] = ()) -> None:
-        self._rules: dict[str, dict[str, tuple[Rule, Target]]] = {}
+        self._models: dict[str, _ModelRules] = {}
         self.number = 0
         for rule in sorted(rules, key=lambda rule: rule.number):
             self.put(rule)
 
     def __len__(self) -> int:
-        return sum(len(rules) for rules in self._rules.values())
+        return sum(len(of.rules) for of in self._models.values())
 
     def __iter__(self) -> Iterator[Rule]:
-        return (rule for rules in self._rules.values() for rule, _ in rules.values())
+        return (rule for of in self._models.values() for rule, _ in of.rules.values())
 
     @property
     def models(self) -> Iterable[str]:
         """Every model that has a rule."""
-        return self._rules.keys()
+        return self._models.keys()
 
     def get(self, key: Key) -> Rule | None:
         """The rule, or None."""
-        found = self._rules.get(key[0], {}).get(key[1])
+        of = self._models.get(key[0])
+        found = None if of is None else of.rules.get(key[1])
         return None if found is None else found[0]
 
     def of(self, model: str) -> list[Rule]:
         """The rules of one model, oldest first."""
-        return [rule for rule, _ in self._rules.get(model, {}).values()]
+        of = self._models.get(model)
+        return [] if of is None else [rule for rule, _ in of.rules.values()]
 
     def put(self, rule: Rule) -> None:
         """Add the newest rule. Raises :class:`BadTarget`."""
-        target = parse_target(rule.target)
-        rules = self._rules.setdefault(rule.model, {})
-        rules.pop(rule.target, None)  # to the end: dictionaries keep the order of insertion
-        rules[rule.target] = rule, target
+        self._models.setdefault(rule.model, _ModelRules()).put(rule, parse_target(rule.target))
         self.number = max(self.number, rule.number)
 
     def withdraw(self, key: Key) -> None:
         """Drop a rule that is there."""
         model, target = key
-        del self._rules[model][target]
-        if not self._rules[model]:
-            del self._rules[model]
+        of = self._models[model]
+        of.withdraw(target)
+        if not of.rules:
+            del self._models[model]
 
     def governing(self, model: str, node: str, labels: Mapping[str, str]) -> Rule | None:
         """The newest rule of a model that matches the node."""
-        for rule, target in reversed(self._rules.get(model, {}).values()):
-            if target.matches(node, labels):
-                return rule
-        return None
+        of = self._models.get(model)
+        return None if of is None else of.governing(node, labels)
 
     def wanted(self, node: str, labels: Mapping[str, str]) -> dict[str, DesiredModel]:
         """Everything that the node is to hold, by model."""
-        rules = (self.governing(model, node, labels) for model in self._rules)
+        rules = (self.governing(model, node, labels) for model in self._models)
         return {rule.model: desired(rule) for rule in rules if rule is not None}
 
 

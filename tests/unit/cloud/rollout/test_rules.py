@@ -1,8 +1,11 @@
 """What the rules add up to."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cloud.rollout.rules import CATALOG_MAX, Catalog, NoSuchModel, Rule, RuleBook
+from cloud.rollout.targets import parse_target
 from shared.messages import DesiredModel
 
 
@@ -34,6 +37,31 @@ def test_the_same_model_and_target_again_replaces_the_rule_and_makes_it_the_newe
     assert len(book) == 2
     assert book.wanted("n1", {"site": "a"})["cat"].version == "3"
     assert book.number == 3
+
+
+_TARGETS = ("all", "n1", "n2", "n1,n2", "site=a", "site=b,n1", "site=a+gpu=yes", "n3,site=a")
+
+
+@given(steps=st.lists(st.tuples(st.booleans(), st.sampled_from(["cat", "dog"]), st.sampled_from(_TARGETS))))
+def test_any_rules_govern_as_the_newest_one_that_matches_would(steps):
+    """However the book finds it."""
+    book, kept = RuleBook(), {}
+    for number, (put, model, target) in enumerate(steps, 1):
+        one = rule(number, model, target, str(number))
+        kept.pop(one.key, None)
+        if put:
+            book.put(one)
+            kept[one.key] = one
+        elif book.get(one.key) is not None:
+            book.withdraw(one.key)
+    for node in ("n1", "n2", "n3", "n4"):
+        for labels in ({}, {"site": "a"}, {"site": "b"}, {"site": "a", "gpu": "yes"}):
+            for model in ("cat", "dog"):
+                ours = [one for one in kept.values() if one.model == model]
+                matching = [one for one in ours if parse_target(one.target).matches(node, labels)]
+                assert book.governing(model, node, labels) == (matching[-1] if matching else None)
+    assert sorted(book, key=lambda one: one.number) == sorted(kept.values(), key=lambda one: one.number)
+    assert book.of("cat") == [one for one in kept.values() if one.model == "cat"]
 
 
 def test_the_version_added_last_is_the_default():
