@@ -7,6 +7,7 @@ hop hands on what remains, so deadlines travel without synchronised clocks.
 """
 
 from enum import StrEnum
+from typing import ClassVar
 
 import msgspec
 
@@ -14,7 +15,9 @@ from shared.package import ModuleKind
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True):
-    """Base of everything that crosses the broker."""
+    """Base of everything that crosses the broker. ``DEFLATES``: whether large ones travel deflated."""
+
+    DEFLATES: ClassVar[bool] = False
 
 
 # Facts about a device -------------------------------------------------------------------------------

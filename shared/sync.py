@@ -15,7 +15,7 @@ an operation id (origin, epoch, sequence) that the cloud remembers.
 
 import re
 from enum import StrEnum
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import msgspec
 
@@ -248,12 +248,16 @@ Part = Push | Ack | Digest | Walk | Pull | Offer | Call | Result
 class SyncMessage(Message, frozen=True, kw_only=True):
     """``life``: the term of the cloud or the epoch of the device that speaks; an older one is not heard."""
 
+    DEFLATES: ClassVar[bool] = True
+
     life: int
     part: Part
 
 
 class Setting(Message, frozen=True, kw_only=True):
     """One key of configuration, desired or reported: a fact. ``number``: acknowledged as a push."""
+
+    DEFLATES: ClassVar[bool] = True
 
     life: int
     number: int

@@ -1,9 +1,11 @@
 """Bytes to messages and back. Size before decode, typed decode, nothing else.
 
 Messages are MessagePack maps. Where a plain MQTT device may speak (telemetry), JSON is read too: its
-first byte is ``{``, which no MessagePack map begins with.
+first byte is ``{``, which no MessagePack map begins with. Large messages of a type that says so travel
+deflated (zlib, whose first byte is ``x``); what they may become is bounded like everything else.
 """
 
+import zlib
 from functools import cache
 from typing import Any, Protocol, TypeVar
 
@@ -14,6 +16,9 @@ from shared.messages import Message, Sample, TelemetryBatch
 from shared.topics import TELEMETRY, M, Topic
 
 T = TypeVar("T")
+
+DEFLATE_BYTES_MIN = 512  # a smaller message is not worth it
+INFLATED_BYTES_MAX = 256 * 1024
 
 _encoder = msgspec.msgpack.Encoder()
 _flat_json = msgspec.json.Decoder(dict[str, float | int | bool])
@@ -37,7 +42,21 @@ def _json(of: Any) -> _Decoder:
 
 def encode(message: Message) -> bytes:
     """The payload of a message."""
-    return _encoder.encode(message)
+    payload = _encoder.encode(message)
+    if message.DEFLATES and len(payload) >= DEFLATE_BYTES_MIN:
+        return zlib.compress(payload, 1)
+    return payload
+
+
+def _inflated(payload: bytes, bytes_max: int) -> bytes:
+    inflater = zlib.decompressobj()
+    try:
+        inflated = inflater.decompress(payload, bytes_max)
+    except zlib.error as error:
+        raise Unreadable(f"not a deflated message: {error}") from None
+    if not inflater.eof or inflater.unused_data:
+        raise TooLarge(f"a deflated message of more than {bytes_max} bytes, or one with something behind it")
+    return inflated
 
 
 def packed(value: Any) -> msgspec.Raw:
@@ -61,6 +80,8 @@ def decode(topic: Topic[M], payload: bytes) -> M:
     try:
         if payload[:1] == b"{" and topic is TELEMETRY:
             return _plain_telemetry(payload)  # type: ignore[return-value]
+        if payload[:1] == b"x" and topic.message.DEFLATES:
+            payload = _inflated(payload, INFLATED_BYTES_MAX)
         return _msgpack(topic.message).decode(payload)  # type: ignore[no-any-return]
     except _BAD as error:
         if topic is TELEMETRY and (plain := _flat_telemetry(payload)) is not None:

@@ -3,7 +3,7 @@
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 from broker.bus import Bus
 from broker.service import Service, on
@@ -20,10 +20,11 @@ from cloud.sync.events import (
     Save,
 )
 from cloud.sync.store import SyncStore
-from shared.sync import Gate, OpenGate
+from shared.sync import Gate, OpenGate, SyncAsk
 from shared.topics import APP_SYNC, REPORTED_KEY, SYNC_UP
 
 TICK_S = 0.1
+VIEWS_APP = "residency"  # who writes what follows from the writes of others
 
 Deploy = Callable[[str, tuple[str, ...]], Awaitable[str]]
 """(model, nodes) -> the digest of what they are to hold. Raises when there is no such model."""
@@ -37,8 +38,10 @@ def sync_service(
     *,
     gate: Gate | None = None,
     audit: Callable[[Decided], None] = lambda _: None,
+    views: Callable[[SyncAsk], Sequence[SyncAsk]] = lambda _: (),
 ) -> Service[Event]:
-    """Feed it the registry's news. ``audit`` hears of every answer of the gate."""
+    """Feed it the registry's news. ``audit`` hears of every answer of the gate; ``views``: the writes that
+    follow from an application's write."""
     core = Sync(term, random.random, gate or OpenGate())
 
     async def load(_: Load) -> Event:
@@ -50,20 +53,26 @@ def sync_service(
     async def deploy_model(work: DeployModel) -> Event:
         return ModelDeployed(work.task_id, await deploy(work.model, work.targets))
 
-    return Service(
+    def asked(ids: dict[str, str], ask: SyncAsk) -> Asked:
+        for one in views(ask):
+            asyncio.get_running_loop().call_soon(service.feed, Asked(VIEWS_APP, one, _unix_ms()))
+        return Asked(ids["app"], ask, _unix_ms())
+
+    service: Service[Event] = Service(
         "sync",
         core,
         bus,
         [
             on(SYNC_UP, lambda ids, message: MessageHeard(ids["node"], message, _unix_ms())),
             on(REPORTED_KEY, lambda ids, one: ReportedHeard(ids["node"], ids["key"], one, _unix_ms())),
-            on(APP_SYNC, lambda ids, ask: Asked(ids["app"], ask, _unix_ms())),
+            on(APP_SYNC, asked),
         ],
         do={Decided: audit},
         work={Load: load, Save: save, DeployModel: deploy_model},
         work_max=1024,
         tick_s=TICK_S,
     )
+    return service
 
 
 def _unix_ms() -> int:

@@ -281,12 +281,16 @@ class Writer:
                 offered = Offered(entry.name, b"", len(packed_entry(entry)))
                 effects.append(self.fleet.say(node, Offer(0, (offered,)), qos=0))
             else:
-                effects.append(self.fleet.say(node, Push(0, (entry,)), qos=0))
+                tag = self._weak_tag(entry.name)
+                push = Push(0, (entry,), {entry.name: tag} if tag else {})
+                effects.append(self.fleet.say(node, push, qos=0))
         return effects, missed
 
+    def _weak_tag(self, name: str) -> bytes:
+        return self.weak.values[name][1].tag if name in self.weak.values else b""
+
     def _may_be_published(self, node: str, name: str, effects: list[Effect]) -> bool:
-        tag = self.weak.values[name][1].tag if name in self.weak.values else b""
-        decision = self.fleet.gate.allowed(node, name, tag, PUBLISH)
+        decision = self.fleet.gate.allowed(node, name, self._weak_tag(name), PUBLISH)
         effects.append(Decided(node, name, PUBLISH, decision))
         return decision.allowed
 

@@ -270,7 +270,7 @@ class DeviceSync:
         after = written(before, (self.node, self.epoch, self.sequence), stamp, event.fields)
         strategy = event.strategy or strategy_of(before)
         if not before.traits[1]:
-            traits = traits_of(ConsistencyLevel.EVENTUAL, strategy, stamp)
+            traits = traits_of(ConsistencyLevel.EVENTUAL, strategy, 0)  # whatever the cloud says counts more
             after = msgspec.structs.replace(after, traits=traits)
         if len(packed_entry(after)) > ENTRY_BYTES_MAX:
             detail = "the value with its conflicts is over the limit; erase the key first"
@@ -436,7 +436,7 @@ class DeviceSync:
         before = Entry(name) if alone else entry
         fields = fields_of(entry)
         after = written(before, (self.node, self.epoch, self.sequence), stamp, fields, anew=True)
-        traits = (0, "", "") if alone else traits_of(level_of(entry), strategy_of(entry), stamp)
+        traits = (0, "", "") if alone else entry.traits
         self._dirtied(msgspec.structs.replace(after, traits=traits))
         return True
 

@@ -242,6 +242,7 @@ class World:
         delay_s: tuple[float, float] = (0.001, 0.05),
         disk_s: tuple[float, float] = DISK_S,
         gate: Gate | None = None,
+        tick_s: float = TICK_S,
     ) -> None:
         self.clock = Clock(seed)
         self.net = Network(self.clock, loss=loss, repetition=repetition, delay_s=delay_s)
@@ -255,7 +256,7 @@ class World:
         app = Member(self.net, "app", _App(self), self._nothing)
         app.hears(APP_REPLY, lambda _, got: got, app="app")
         app.connect()
-        self.clock.every(TICK_S, self._tick)
+        self.clock.every(tick_s, self._tick)
 
     def _nothing(self, effect: Effect) -> None:
         raise AssertionError(f"nothing performs {effect}")
