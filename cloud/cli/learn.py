@@ -1,5 +1,7 @@
 """``shoal learn``: devices that learn together. ``shoal learn FOLDER`` runs a job; the rest looks at jobs."""
 
+from collections.abc import Awaitable, Callable, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,8 +22,12 @@ from cloud.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+
     from cloud.client import Fleet
+    from cloud.learning.client import LearningClient
     from cloud.learning.report import Report
+    from shared.config import Config
 
 HELP = """Devices learn together, and none of them shows its data.
 
@@ -29,7 +35,6 @@ HELP = """Devices learn together, and none of them shows its data.
 
 Each of these prints JSON with --json.
 """
-RECORDS = "learn"  # in the workspace
 
 JobArgument = Annotated[str, typer.Argument(help="The job's name.")]
 
@@ -67,127 +72,105 @@ def learn(app: typer.Typer) -> None:
         ),
         context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
     )(run)
-    group.command(epilog=examples("shoal learn jobs"))(jobs)
-    group.command(epilog=examples("shoal learn status digits"))(status)
-    group.command(epilog=examples("shoal learn rounds digits", "shoal learn rounds digits --json"))(rounds)
+    for name, help, question, page in OF_THE_FLEET:
+        group.command(name, help=help, epilog=examples(f"shoal learn {name}"))(_of_the_fleet(question, page))
+    for name, help, about, page in OF_A_JOB:
+        command = _of_a_job(about, page)
+        group.command(name, help=help, epilog=examples(f"shoal learn {name} digits"))(command)
     group.command(name="round", epilog=examples("shoal learn round digits 3"))(round_)
-    group.command(epilog=examples("shoal learn learners"))(learners)
     group.command(epilog=examples("shoal learn report digits", "shoal learn report digits --out reports"))(
         report
     )
-    group.command(epilog=examples("shoal learn stop digits"))(stop)
-    group.command(epilog=examples("shoal learn reset digits"))(reset)
-    group.command(epilog=examples("shoal learn delete digits"))(delete)
     app.add_typer(group)
 
 
-def jobs(
-    config: ConfigOption = None,
-    broker: BrokerOption = None,
-    fleet: FleetOption = None,
-    json: JsonOption = False,
+# Name, what it does, what is asked, and the function of cloud/cli/learn_show.py that draws the answer.
+OF_THE_FLEET: Sequence[tuple[str, str, "Callable[[LearningClient], Awaitable[Any]]", str]] = (
+    ("jobs", "List the jobs and how far each is.", lambda client: client.jobs(), "jobs_table"),
+    (
+        "learners",
+        "List the devices that could take part, with what each could learn from.",
+        lambda client: client.learners(),
+        "learners_table",
+    ),
+)
+OF_A_JOB: Sequence[tuple[str, str, "Callable[[LearningClient, str], Awaitable[Any]]", str]] = (
+    (
+        "status",
+        "Show one job: its phase, its metrics, its model.",
+        lambda client, job: client.job(job),
+        "job_page",
+    ),
+    ("rounds", "List the rounds of a job.", lambda client, job: client.rounds(job), "rounds_table"),
+    (
+        "stop",
+        "End a job with the model that it has now.",
+        lambda client, job: client.stop(job),
+        "job_page",
+    ),
+    ("reset", "Let a job that is in ERROR go on.", lambda client, job: client.reset(job), "job_page"),
+    (
+        "delete",
+        "Forget a job and its rounds. A model that it made stays in the catalog.",
+        lambda client, job: _deleted(client, job),
+        "deleted_page",
+    ),
+)
+
+
+def _of_the_fleet(question: "Callable[[LearningClient], Awaitable[Any]]", page: str) -> Callable[..., None]:
+    def command(
+        config: ConfigOption = None,
+        broker: BrokerOption = None,
+        fleet: FleetOption = None,
+        json: JsonOption = False,
+    ) -> None:
+        _answer(load_config(config, broker, fleet), json, question, page)
+
+    return command
+
+
+def _of_a_job(question: "Callable[[LearningClient, str], Awaitable[Any]]", page: str) -> Callable[..., None]:
+    def command(
+        job: JobArgument,
+        config: ConfigOption = None,
+        broker: BrokerOption = None,
+        fleet: FleetOption = None,
+        json: JsonOption = False,
+    ) -> None:
+        _answer(load_config(config, broker, fleet), json, lambda client: question(client, job), page)
+
+    return command
+
+
+def _answer(
+    config: "Config", json: bool, question: "Callable[[LearningClient], Awaitable[Any]]", page: str
 ) -> None:
-    """List the jobs and how far each is."""
-    from cloud.cli.learn_show import jobs_table
+    """``page`` by its name: what draws is loaded when there is something to draw."""
+    found = ask(config, lambda fleet: question(fleet.learning))
 
-    found = ask(load_config(config, broker, fleet), lambda client: client.learning.jobs())
-    emit(found, json, lambda: jobs_table(found))
+    def drawn() -> "RenderableType":
+        made: RenderableType = getattr(import_module("cloud.cli.learn_show"), page)(found)
+        return made
 
-
-def status(
-    job: JobArgument,
-    config: ConfigOption = None,
-    broker: BrokerOption = None,
-    fleet: FleetOption = None,
-    json: JsonOption = False,
-) -> None:
-    """Show one job: its phase, its metrics, its model."""
-    from cloud.cli.learn_show import job_page
-
-    found = ask(load_config(config, broker, fleet), lambda client: client.learning.job(job))
-    emit(found, json, lambda: job_page(found))
+    emit(found, json, drawn)
 
 
-def rounds(
-    job: JobArgument,
-    config: ConfigOption = None,
-    broker: BrokerOption = None,
-    fleet: FleetOption = None,
-    json: JsonOption = False,
-) -> None:
-    """List the rounds of a job."""
-    from cloud.cli.learn_show import rounds_table
-
-    found = ask(load_config(config, broker, fleet), lambda client: client.learning.rounds(job))
-    emit(found, json, lambda: rounds_table(found))
+async def _deleted(client: "LearningClient", job: str) -> dict[str, Any]:
+    await client.delete(job)
+    return {"job": job, "deleted": True}
 
 
 def round_(
     job: JobArgument,
-    number: Annotated[int, typer.Argument(help="The round.", min=0)],
+    number: Annotated[int, typer.Argument(help="The round.", min=1)],
     config: ConfigOption = None,
     broker: BrokerOption = None,
     fleet: FleetOption = None,
     json: JsonOption = False,
 ) -> None:
     """Show one round: who was asked, who answered, what was refused and why."""
-    from cloud.cli.learn_show import round_page
-
-    found = ask(load_config(config, broker, fleet), lambda client: client.learning.round(job, number))
-    emit(found, json, lambda: round_page(found))
-
-
-def learners(
-    config: ConfigOption = None,
-    broker: BrokerOption = None,
-    fleet: FleetOption = None,
-    json: JsonOption = False,
-) -> None:
-    """List the devices that could take part, with what each could learn from."""
-    from cloud.cli.learn_show import learners_table
-
-    found = ask(load_config(config, broker, fleet), lambda client: client.learning.learners())
-    emit(found, json, lambda: learners_table(found))
-
-
-def stop(
-    job: JobArgument,
-    config: ConfigOption = None,
-    broker: BrokerOption = None,
-    fleet: FleetOption = None,
-    json: JsonOption = False,
-) -> None:
-    """End a job with the model that it has now."""
-    from cloud.cli.learn_show import job_page
-
-    found = ask(load_config(config, broker, fleet), lambda client: client.learning.stop(job))
-    emit(found, json, lambda: job_page(found))
-
-
-def reset(
-    job: JobArgument,
-    config: ConfigOption = None,
-    broker: BrokerOption = None,
-    fleet: FleetOption = None,
-    json: JsonOption = False,
-) -> None:
-    """Let a job that is in ERROR go on."""
-    from cloud.cli.learn_show import job_page
-
-    found = ask(load_config(config, broker, fleet), lambda client: client.learning.reset(job))
-    emit(found, json, lambda: job_page(found))
-
-
-def delete(
-    job: JobArgument,
-    config: ConfigOption = None,
-    broker: BrokerOption = None,
-    fleet: FleetOption = None,
-    json: JsonOption = False,
-) -> None:
-    """Forget a job and its rounds. A model that it made stays in the catalog."""
-    ask(load_config(config, broker, fleet), lambda client: client.learning.delete(job))
-    emit({"job": job, "deleted": True}, json, lambda: f"{job} is deleted")
+    _answer(load_config(config, broker, fleet), json, lambda client: client.round(job, number), "round_page")
 
 
 def report(

@@ -1,6 +1,6 @@
 """Learning for people: tables of jobs, rounds and learners, and the board that follows a job."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -94,6 +94,11 @@ def job_page(job: JobView) -> RenderableType:
     if job.detail:
         rows.append(("detail", Text(job.detail, style="red" if job.phase == Phase.ERROR else "")))
     return facts_table(rows)
+
+
+def deleted_page(done: Mapping[str, object]) -> RenderableType:
+    """That it is gone."""
+    return Text(f"{done['job']} is deleted")
 
 
 def rounds_table(rounds: Sequence[RoundRow]) -> RenderableType:

@@ -1,5 +1,7 @@
 """The same training with all the data in one place, in WebAssembly; and who deals the data."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -78,6 +80,13 @@ def test_a_dealer_that_does_not_work_says_why(tmp_path: Path, code: str, says: s
 def test_data_that_is_not_there_is_told(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="can't be read"):
         gathered([tmp_path / "missing.npz"])
+
+
+def test_nothing_of_it_needs_torch() -> None:
+    """The demo runs where the compiler's extra is not installed."""
+    parts = ("cloud.demo.scenario", "cloud.cli.learn_run", "cloud.learning.local", "cloud.learning.files")
+    code = f"import sys; sys.modules['torch'] = None; import {', '.join(parts)}"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
 def test_a_record_keeps_the_report_and_the_model(tmp_path: Path) -> None:
