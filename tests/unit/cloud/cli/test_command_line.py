@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,9 +19,21 @@ from shared.package import SUFFIX
 from tests.unit.cloud.cli.conftest import Shoal
 
 ROOT = Path(__file__).parents[4]
+
+
+def parts(name: str, command: Any) -> list[str]:
+    """A command's own name, or a group's commands, as they are typed."""
+    return [f"{name} {part}" for part in command.commands] if hasattr(command, "commands") else [name]
+
+
 COMMANDS = sorted(get_command(build()).commands)  # type: ignore[attr-defined]
 OURS = [name for name in COMMANDS if name not in MODULES]
-READING = [name for name in OURS if name != "up"]  # up prints how to use it; it has no data
+READING = [  # up prints how to use it; it has no data
+    part
+    for name in OURS
+    if name != "up"
+    for part in parts(name, get_command(build()).commands[name])  # type: ignore[attr-defined]
+]
 
 
 def test_every_promised_command_is_there() -> None:
@@ -45,7 +58,7 @@ def test_help_of_a_process_is_its_own_and_shows_an_example(module: str) -> None:
 
 @pytest.mark.parametrize("command", READING)
 def test_every_command_that_prints_data_prints_json(shoal: Shoal, command: str) -> None:
-    assert "--json" in shoal(command, "--help").out
+    assert "--json" in shoal(*command.split(), "--help").out
 
 
 def test_without_a_command_the_help_is_shown(shoal: Shoal) -> None:
