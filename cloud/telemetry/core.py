@@ -22,6 +22,8 @@ from itertools import groupby
 from cloud.telemetry.events import (
     Arrived,
     Event,
+    Gather,
+    Gathered,
     Look,
     LookAt,
     Looked,
@@ -51,6 +53,8 @@ class IngestLimits:
     bytes: int = 8 << 20
     window_min: int = 100
     window_max: int = 4000
+    gather_s: float = 0.01  # between the starts of two transactions, unless many wait
+    gather_items: int = 64
     grace_s: float = 2.0  # for a gap that is only a message overtaken by another
     ask_s_max: float = 300.0
     gaps: int = 20_000
@@ -77,6 +81,8 @@ class Ingest:
     queue: deque[tuple[Item, int]] = field(default_factory=deque)
     queued_bytes: int = 0
     writing: bool = False
+    gathering: bool = False
+    rest_until: float = 0.0
     looking: bool = False
     room: int = 0  # items of the next transaction, after a failure; 0: as many as fit
     tries: int = 0
@@ -95,6 +101,9 @@ class Ingest:
                 return self._take(items, size, now)
             case Stored(outcome):
                 return self._stored(outcome, now)
+            case Gathered():
+                self.gathering, self.rest_until = False, now
+                return self._flush(now)
             case Reported() | Looked() | LookedAt():
                 return self._about_gaps(event, now)
             case Failed(work, reason):
@@ -157,6 +166,11 @@ class Ingest:
         """Everything that waits, as far as it fits into one transaction."""
         if self.writing or not self.queue or now < self.retry_at:
             return []
+        if now < self.rest_until and len(self.queue) < self.limits.gather_items:
+            rests = not self.gathering
+            self.gathering = True
+            return [Gather(self.rest_until - now)] if rests else []
+        self.rest_until = now + self.limits.gather_s
         items: list[Item] = []
         size, most = 0, self.room or self.limits.items
         while self.queue and len(items) < most and (not items or size < self.limits.bytes):

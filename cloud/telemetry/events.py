@@ -45,6 +45,18 @@ class Store(Work):
 
 
 @dataclass(frozen=True, slots=True)
+class Gather(Work):
+    """Wait a little for company: a transaction costs the same for one message and for ten."""
+
+    wait_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Gathered:
+    """That little while is over."""
+
+
+@dataclass(frozen=True, slots=True)
 class Look(Work):
     """Read the positions of streams anew: another worker may have closed their gaps."""
 
@@ -66,4 +78,4 @@ class LookedAt:
     unlisted: tuple[Position, ...]
 
 
-Event = Arrived | Reported | Stored | Looked | LookedAt | Tick | LinkUp | LinkDown | Failed
+Event = Arrived | Reported | Stored | Gathered | Looked | LookedAt | Tick | LinkUp | LinkDown | Failed

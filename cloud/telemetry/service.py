@@ -18,6 +18,8 @@ from cloud.telemetry.core import Ingest
 from cloud.telemetry.events import (
     Arrived,
     Event,
+    Gather,
+    Gathered,
     Look,
     LookAt,
     Looked,
@@ -72,7 +74,7 @@ class IngestWorker:
             core,
             bus,
             [],
-            work={Store: self._ingest, Look: self._look, LookAt: self._look_at},
+            work={Store: self._ingest, Gather: self._gather, Look: self._look, LookAt: self._look_at},
             tick_s=TICK_S,
         )
 
@@ -134,6 +136,10 @@ class IngestWorker:
         finally:
             if self._room is not None and not self._room.done():
                 self._room.set_result(None)
+
+    async def _gather(self, work: Gather) -> Event:
+        await asyncio.sleep(work.wait_s)
+        return Gathered()
 
     async def _look(self, work: Look) -> Event:
         found = await asyncio.to_thread(self._store.positions, work.keys)

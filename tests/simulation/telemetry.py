@@ -157,7 +157,7 @@ class World:
     # The cloud --------------------------------------------------------------------------------------
 
     def start_cloud(self) -> None:
-        self.cloud = Ingest(IngestLimits(items=3, window_max=12, window_min=4))
+        self.cloud = Ingest(IngestLimits(items=3, gather_s=0.0, window_max=12, window_min=4))
         self.cloud_work: list[Any] = []
 
     def crash_cloud(self, committed: bool) -> None:

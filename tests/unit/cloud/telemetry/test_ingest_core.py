@@ -3,7 +3,18 @@
 import pytest
 
 from cloud.telemetry.core import Ingest, IngestLimits
-from cloud.telemetry.events import Arrived, Look, LookAt, Looked, LookedAt, Reported, Store, Stored
+from cloud.telemetry.events import (
+    Arrived,
+    Gather,
+    Gathered,
+    Look,
+    LookAt,
+    Looked,
+    LookedAt,
+    Reported,
+    Store,
+    Stored,
+)
 from cloud.telemetry.memory import MemoryTelemetry
 from cloud.telemetry.store import BatchItem, Letter, Outcome, Position, ReportItem, StreamKey
 from shared.core import Failed, Ignore, LinkUp, Publish, Tick
@@ -29,7 +40,7 @@ class Desk:
     """The core beside a store that does at once what it is told, or refuses."""
 
     def __init__(self, **limits) -> None:
-        self.core, self.store = Ingest(IngestLimits(**limits)), MemoryTelemetry()
+        self.core, self.store = Ingest(IngestLimits(**{"gather_s": 0.0, **limits})), MemoryTelemetry()
 
     def feed(self, event, now: float = 0.0) -> list:
         """Step; work is left to be done."""
@@ -69,6 +80,19 @@ def test_what_comes_while_a_transaction_runs_goes_into_the_next():
     store = MemoryTelemetry()
     story.at(0.2, Stored(store.ingest([batch(0)])))
     story.at(0.3, Stored(store.ingest([batch(5), batch(0, of=key("n2"))]))).matches()
+
+
+def test_a_lone_message_is_stored_at_once_and_the_next_waits_for_company():
+    desk = Desk(gather_s=0.01, gather_items=3)
+    desk.work(desk.feed(arrived(batch(0)), 1.0), 1.0)
+    assert desk.feed(arrived(batch(5)), 1.002) == [Gather(pytest.approx(0.008))]
+    assert desk.feed(arrived(batch(10)), 1.004) == [], "one wait for both"
+    (store,) = desk.feed(Gathered(), 1.01)
+    assert len(store.items) == 2
+    desk.work([store], 1.01)
+    for first in (15, 20):
+        desk.feed(arrived(batch(first)), 1.012)
+    assert isinstance(desk.feed(arrived(batch(25)), 1.013)[0], Store), "that is company enough"
 
 
 def test_nothing_is_acknowledged_before_the_commit():
@@ -171,7 +195,7 @@ def test_one_device_can_not_fill_the_store_with_streams_or_letters():
     desk.feed(Tick(), 61.0)
     desk.work(desk.feed(arrived(Letter("n1", "x", "nonsense", b"?", 1.0)), 61.0))
     assert len(desk.store.letters()) == 6
-    desk.work(desk.feed(arrived(batch(0, of=key("n2")))))
+    desk.work(desk.feed(arrived(batch(0, of=key("n2"))), 62.0), 62.0)
     assert len(desk.store.ledger()) == 11, "another device is not its prisoner"
 
 
