@@ -58,7 +58,7 @@ def test_a_save_of_an_older_term_writes_nothing_and_says_whose_the_store_is(stor
 
 
 def test_a_new_term_waits_for_a_save_or_fences_it_but_never_both(store):
-    """Of a save and a start at the same time, one comes first: what was told Saved is in the new term's load."""
+    """One comes first: what was told Saved is in what the new term loads."""
     term = store.next_term(5.0)
     told: list[object] = []
     begun = threading.Event()
