@@ -169,6 +169,7 @@ class Cloud:
             partial(deploy_here, self.rollout, rules),
             gate=self.residency.gate,
             audit=lambda asked: self.residency.decided(asked.action, asked.decision),
+            prepare=self.residency.views.prepared,
         )
         self.registry = registry_service(registry, self.bus, store, self._node_changed)
         self.operator = operator_service(

@@ -13,7 +13,7 @@ from shared.carried import Item, kind_of
 from shared.classify import UNSEEN, TooDeep, tag_of
 from shared.residency import Action, Decision, Place, Policy, PolicyText, Why, decide
 from shared.sync import Decision as SyncDecision
-from shared.tags import Tag, inherited
+from shared.tags import ANY, Tag, inherited, within
 
 _tags = msgspec.msgpack.Decoder(Tag)
 
@@ -52,11 +52,28 @@ def _answer(decision: Decision, tag: Tag | None, place: Place, action: Action) -
 
 
 def effective_tag(policy: PolicyText, key: str, value: Any, given: Tag | None) -> Tag | None:
-    """What the policy says of the key, under what the writer said. Raises :class:`TooDeep`."""
-    of_key = tag_of(policy, key, value)
+    """What the policy says of the key, under what the writer said. Raises :class:`TooDeep`.
+
+    Where nobody has looked at the value, its writer's label is that of its fields: see :func:`stamped`.
+    """
+    of_key = tag_of(policy, key, None if value is UNSEEN and given is not None else value)
     if given is None or of_key is None:
         return given or of_key
-    return inherited([of_key, given])
+    both = inherited([of_key, given])
+    if both is not None and not given.home and any(within(of_key.home, one) for one in given.regions):
+        return msgspec.structs.replace(both, home=of_key.home)  # the writer had no opinion
+    return both
+
+
+def stamped(policy: PolicyText, key: str, value: Any, given: Tag | None) -> Tag | None:
+    """What a write takes along: what its writer said, with the label of the fields that it really has.
+
+    Regions and purposes stay with the policy, which may change. Raises :class:`TooDeep`.
+    """
+    found = effective_tag(policy, key, value, given)
+    if found is None:
+        return given
+    return msgspec.structs.replace(given or Tag(label=found.label, allowed=(ANY,)), label=found.label)
 
 
 @lru_cache(maxsize=4096)

@@ -1,6 +1,7 @@
 """The cloud's signing key: Ed25519 (RFC 8032), made on the first start, readable by its owner only."""
 
 import os
+import secrets
 from contextlib import suppress
 from pathlib import Path
 
@@ -18,14 +19,18 @@ KEY_BYTES = 32
 def signing_key(folder: Path) -> Ed25519PrivateKey:
     """The key in ``folder``, made when there is none. Raises :class:`ConfigError` when it is damaged:
     a new key in its place would lock out every device that was enrolled with the old one."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / KEY_FILE
+    return Ed25519PrivateKey.from_private_bytes(secret_key(folder / KEY_FILE))
+
+
+def secret_key(path: Path) -> bytes:
+    """32 random bytes in a file, made when there is none. Raises :class:`ConfigError` when it is damaged."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     if not path.exists():
-        _create(path, Ed25519PrivateKey.generate().private_bytes_raw())
+        _create(path, secrets.token_bytes(KEY_BYTES))
     secret = path.read_bytes()
     if len(secret) != KEY_BYTES:
-        raise ConfigError(f"{path} is not a signing key of {KEY_BYTES} bytes; restore it from a backup")
-    return Ed25519PrivateKey.from_private_bytes(secret)
+        raise ConfigError(f"{path} is not a key of {KEY_BYTES} bytes; restore it from a backup")
+    return secret
 
 
 def public_hex(key: Ed25519PrivateKey) -> str:

@@ -43,6 +43,7 @@ from cloud.residency.gate import Gate
 from cloud.residency.log import AuditLog, genuine
 from cloud.residency.places import PLACES_FILE, read_places
 from cloud.residency.policy import read_policy
+from cloud.residency.showing import Views
 from shared.audit import (
     PlaceFact,
     Point,
@@ -139,6 +140,7 @@ class Localisation:
             self.core, self.service.feed, unix_s, read_tags(tags), lambda new: write_tags(tags, new)
         )
         self.bus = GuardedBus(bus, self.gate)
+        self.views = Views(self.core, self.gate, folder)
         self._selecting: list[tuple[str, Judged]] = []
         if self.audit.cut:
             log.warning("the audit log ended in %d bytes that were never promised; cut off", self.audit.cut)

@@ -24,7 +24,7 @@ from shared.sync import Gate, OpenGate, SyncAsk
 from shared.topics import APP_SYNC, REPORTED_KEY, SYNC_UP
 
 TICK_S = 0.1
-VIEWS_APP = "residency"  # who writes what follows from the writes of others
+FOLLOWING_APP = "residency"  # who asks what follows from what others ask
 
 Deploy = Callable[[str, tuple[str, ...]], Awaitable[str]]
 """(model, nodes) -> the digest of what they are to hold. Raises when there is no such model."""
@@ -38,10 +38,10 @@ def sync_service(
     *,
     gate: Gate | None = None,
     audit: Callable[[Decided], None] = lambda _: None,
-    views: Callable[[SyncAsk], Sequence[SyncAsk]] = lambda _: (),
+    prepare: Callable[[SyncAsk], Sequence[SyncAsk]] = lambda ask: (ask,),
 ) -> Service[Event]:
-    """Feed it the registry's news. ``audit`` hears of every answer of the gate; ``views``: the writes that
-    follow from an application's write."""
+    """Feed it the registry's news. ``audit`` hears of every answer of the gate; ``prepare``: a request as it
+    is to be taken, and the requests that follow from it."""
     core = Sync(term, random.random, gate or OpenGate())
 
     async def load(_: Load) -> Event:
@@ -54,9 +54,10 @@ def sync_service(
         return ModelDeployed(work.task_id, await deploy(work.model, work.targets))
 
     def asked(ids: dict[str, str], ask: SyncAsk) -> Asked:
-        for one in views(ask):
-            asyncio.get_running_loop().call_soon(service.feed, Asked(VIEWS_APP, one, _unix_ms()))
-        return Asked(ids["app"], ask, _unix_ms())
+        ready, *more = prepare(ask)
+        for one in more:
+            asyncio.get_running_loop().call_soon(service.feed, Asked(FOLLOWING_APP, one, _unix_ms()))
+        return Asked(ids["app"], ready, _unix_ms())
 
     service: Service[Event] = Service(
         "sync",
