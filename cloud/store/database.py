@@ -1,9 +1,11 @@
 """Transactions, and the few statements that every table needs."""
 
+import json
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import msgspec
 from sqlalchemy import ColumnElement, Connection, Engine, Table, and_, bindparam, delete, insert, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError
@@ -13,6 +15,9 @@ from shared.errors import Unavailable
 
 Row = dict[str, Any]
 
+# What reading raises on bytes that nobody wrote.
+DAMAGE = (msgspec.MsgspecError, json.JSONDecodeError, UnicodeDecodeError, RecursionError)
+
 _SNAPSHOT: dict[str, dict[str, Any]] = {
     "sqlite": {"read_only": True},  # ours: see cloud.store.engine
     "postgresql": {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True},
@@ -21,6 +26,10 @@ _SNAPSHOT: dict[str, dict[str, Any]] = {
 
 class StoreFailed(Unavailable):
     """The database refused: full, locked or unreachable. Nothing of the transaction is known to be stored."""
+
+
+class StoreDamaged(StoreFailed):
+    """A row can't be read: the database returned what nobody wrote. Restore a backup (``shoal restore``)."""
 
 
 class Database:
@@ -60,6 +69,8 @@ class Database:
             raise StoreFailed(f"the cloud's store failed: {error.orig}") from error
         except (self._driver_error, OverflowError, OSError) as error:  # OverflowError: more than 64 bits
             raise StoreFailed(f"the cloud's store failed: {error}") from error
+        except DAMAGE as error:
+            raise StoreDamaged(f"a row of the cloud's store can't be read: {error}") from error
         except NoConnection as error:
             raise StoreFailed(f"the cloud's store is overloaded: {error}") from error
 

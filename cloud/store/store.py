@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-import msgspec
 from sqlalchemy import URL, select
 
 from cloud.artifacts.entry import Entry
@@ -12,7 +11,16 @@ from cloud.rollout.events import NodeDesired
 from cloud.rollout.rules import Key, Rule
 from cloud.store.database import Database, alone, remove, replace, rows, upsert
 from cloud.store.engine import open_engine
-from cloud.store.rows import entry_of, entry_row, orders_of, orders_row, task_of, task_row
+from cloud.store.rows import (
+    birth_of,
+    birth_row,
+    entry_of,
+    entry_row,
+    orders_of,
+    orders_row,
+    task_of,
+    task_row,
+)
 from cloud.store.sync import SqlSync
 from cloud.store.tables import DEPLOYMENTS, DESIRED, META, MODELS, NODES, TASKS
 from cloud.store.telemetry import SqlTelemetry
@@ -71,17 +79,11 @@ class Store:
 
     def load_births(self) -> dict[str, Birth]:
         """The newest birth of every node ever saved, by name."""
-        rows = self._database.rows(NODES, NODES.c.node)
-        return {row["node"]: msgspec.msgpack.decode(row["birth"], type=Birth) for row in rows}
+        return dict(map(birth_of, self._database.rows(NODES, NODES.c.node)))
 
     def save_birth(self, node: str, birth: Birth, at_unix_s: float) -> None:
         """Add or replace; the day it was first seen stays what it was."""
-        row = {
-            "node": node,
-            "first_seen_unix_s": at_unix_s,
-            "last_epoch": birth.epoch,
-            "birth": msgspec.msgpack.encode(birth),
-        }
+        row = birth_row(node, birth, at_unix_s)
         with self._database.transaction() as connection:
             upsert(connection, NODES, [row], keep=("first_seen_unix_s",))
 

@@ -13,12 +13,19 @@ spans more than ``NARROW_S``: of the others, those that touch a range begin at m
 wide ones are few, and all that begin before the range's end are looked at. So a question about one hour reads
 little more than that hour, and a clock that jumped costs only its own chunk.
 
+Neither database proves that it reads what it wrote (SQLite never, PostgreSQL by option): behind its samples a
+chunk carries a CRC-32 of all that it says, and one that does not match is told without samples, and logged.
+
 ``held_chunks`` and ``held_samples`` stand beside the counts of the ledger so that retention need not count.
 """
 
+import logging
 import secrets
+import struct
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace as replaced
 from heapq import merge
 from itertools import islice
 from operator import attrgetter
@@ -33,6 +40,8 @@ from cloud.store.telemetry_writes import FIELDS, KEY, PostgresWrites, SqliteWrit
 from cloud.telemetry.ledger import keys_of, settle
 from cloud.telemetry.store import Chunk, Item, Letter, Outcome, Place, Position, StreamKey
 from shared.ranges import Range
+
+log = logging.getLogger(__name__)
 
 NARROW_S = 3600.0
 _GROUP = "telemetry-group"
@@ -237,6 +246,9 @@ def _forget(connection: Connection, gone: Sequence[Chunk]) -> None:
 # Rows and back --------------------------------------------------------------------------------------
 
 _CHUNK_NAMES = tuple(column.name for column in CHUNKS.columns)
+_PROOF_BYTES = 4
+_NO_SAMPLES = b"\x90"
+_numbers = struct.Struct(">qqqdd").pack
 _place = attrgetter("at_min_unix_s", "key.epoch", "first")
 
 
@@ -258,19 +270,29 @@ def _chunk_row(one: Chunk) -> tuple[Any, ...]:
     key, wide = one.key, one.at_max_unix_s - one.at_min_unix_s > NARROW_S
     return (
         *(key.node, key.stream, int(wide), one.at_min_unix_s, key.epoch, one.first, one.end),
-        *(one.at_max_unix_s, one.samples),
+        *(one.at_max_unix_s, one.samples + _proof(one)),
     )
 
 
+def _proof(one: Chunk) -> bytes:
+    key = one.key
+    numbers = _numbers(key.epoch, one.first, one.end, one.at_min_unix_s, one.at_max_unix_s)
+    return zlib.crc32(one.samples, zlib.crc32(f"{key.node}/{key.stream}".encode() + numbers)).to_bytes(4)
+
+
 def _chunk(row: Mapping[Any, Any]) -> Chunk:
-    return Chunk(
+    chunk = Chunk(
         StreamKey(row["node"], row["epoch"], row["stream"]),
         row["first_sequence"],
         row["end_sequence"],
         row["at_min_unix_s"],
         row["at_max_unix_s"],
-        row["samples"],
+        row["samples"][:-_PROOF_BYTES],
     )
+    if row["samples"][-_PROOF_BYTES:] == _proof(chunk):
+        return chunk
+    log.error("a stored chunk is damaged: %s, samples %d to %d", chunk.key, chunk.first, chunk.end - 1)
+    return replaced(chunk, samples=_NO_SAMPLES)
 
 
 def _letter_row(one: Letter) -> Row:
