@@ -12,6 +12,9 @@ have everything sent twice. A node that asks for the first time may just have mi
 for ``later``, which is ``missed_s`` after, so that all who just missed it share one more sending. That is
 no tick of the clock but a wake-up of its own: a round of learning waits for its slowest device.
 
+Who asks first for an artifact is seldom alone: devices that heard of it together ask within milliseconds. The
+first chunk waits ``gather_s`` for them; sending it twice would cost every one of them more than that.
+
 At most ``window`` chunks are unacknowledged by the broker, so that control traffic on the same connection
 waits behind 8 x 96 KiB at the most. Artifacts take turns, chunk by chunk. Who waits is kept per node only
 to bound what one node can ask for, and to forget a node that went away.
@@ -24,6 +27,8 @@ from shared.artifacts import chunk_count, indexes_in
 from shared.core import Effect, Failed, Ignore, LinkDown, LinkUp, Tick, Work
 from shared.errors import Unreadable
 from shared.messages import Manifest, Want
+
+EARLY_S = 0.002  # a timer may ring so much before its time
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +99,7 @@ class SenderLimits:
     window: int = 6
     resend_s: float = 0.5
     missed_s: float = 0.02
+    gather_s: float = 0.01
     waiter_deadline_s: float = 60.0
     artifacts_max: int = 10_000
     passes_max: int = 256
@@ -112,8 +118,9 @@ class Waiter:
 @dataclass(slots=True)
 class Pass:
     """One artifact that somebody waits for. ``wanted``: index -> who, in the order of asking; ``later``:
-    the same for chunks that were sent a moment ago."""
+    the same for chunks that were sent a moment ago, and for all before ``gathered_at``."""
 
+    gathered_at: float
     wanted: dict[int, set[str]] = field(default_factory=dict)
     later: dict[int, set[str]] = field(default_factory=dict)
     waiters: dict[str, Waiter] = field(default_factory=dict)
@@ -140,6 +147,8 @@ class Pass:
 
     def ripen(self, now: float, resend_s: float) -> None:
         """What was sent a moment ago no longer was."""
+        if now < self.gathered_at - EARLY_S:
+            return
         ripe = [index for index in self.later if not self.just_sent(index, now, resend_s)]
         for index in ripe:
             self.wanted[index] = self.later.pop(index)
@@ -192,7 +201,7 @@ class Sender:
                 self.waking, said = False, []
             case _:
                 said = self._tick(now)
-        return [*said, *self._send(), *self._wake()]
+        return [*said, *self._send(), *self._wake(now)]
 
     def check(self) -> None:
         """Invariants."""
@@ -237,7 +246,7 @@ class Sender:
             return [Ignore(f"{node} wants nonsense: {error}")]
         if not self._has_room(node, want.digest):
             return [Ignore(f"too many artifacts or nodes are waited for; {node} will ask again")]
-        one = self.passes.setdefault(want.digest, Pass())
+        one = self.passes.setdefault(want.digest, Pass(now + self.limits.gather_s))
         new = node not in one.waiters
         waiter = one.waiters.setdefault(node, Waiter(0.0))
         waiter.deadline = now + self.limits.waiter_deadline_s
@@ -262,7 +271,8 @@ class Sender:
     def _ask(self, one: Pass, node: str, new: bool, indexes: list[int], now: float) -> list[Effect]:
         has, resend_s = one.waiters[node].chunks, self.limits.resend_s
         asked = [n for n in indexes if n not in has and (new or not one.just_sent(n, now, resend_s))]
-        fresh = [(index, one.just_sent(index, now, self.limits.missed_s)) for index in asked]
+        early = now < one.gathered_at - EARLY_S
+        fresh = [(index, early or one.just_sent(index, now, self.limits.missed_s)) for index in asked]
         room = self.limits.asked_max - len(has)
         for index, later in fresh[:room]:
             one.add(node, index, later=later)
@@ -297,9 +307,10 @@ class Sender:
             effects.append(SendChunk(digest, one.hand_out(), self.known[digest].chunk_bytes))
         return effects
 
-    def _wake(self) -> list[Effect]:
+    def _wake(self, now: float) -> list[Effect]:
         """Somebody waits for the moment when a chunk is sent once more."""
         if self.waking or not any(one.later for one in self.passes.values()):
             return []
         self.waking = True
-        return [Wake(self.limits.missed_s)]
+        gathering = any(now < one.gathered_at for one in self.passes.values())
+        return [Wake(self.limits.gather_s if gathering else self.limits.missed_s)]

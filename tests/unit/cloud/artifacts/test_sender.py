@@ -30,7 +30,7 @@ def want(node: str, digest: str, *ranges: tuple[int, int]) -> WantSeen:
 
 
 def sender(**limits: object) -> Sender:
-    core = Sender(replace(SenderLimits(), **limits))
+    core = Sender(replace(SenderLimits(gather_s=0.0), **limits))
     run(core, *(Known(digest, chunks, 1024) for digest, chunks in SIZES.items()), LinkUp(False))
     return core
 
@@ -110,6 +110,21 @@ def test_a_node_that_comes_a_moment_too_late_is_sent_the_chunk_again_without_ask
     assert Wake(0.2) in effects
     assert run(core, want("n3", B, (0, 1)), now=0.15) == [], "one wake-up, and one sending for both"
     assert sent(run(core, Woken(), now=0.3)) == [("b", 0)]
+
+
+def test_devices_that_ask_together_are_waited_for_before_the_first_chunk():
+    core = sender(gather_s=0.01)
+    effects = run(core, want("n1", B, (0, 3)))
+    assert (sent(effects), Wake(0.01) in effects) == ([], True)
+    assert run(core, want("n2", B, (0, 3)), now=0.004) == []
+    assert drain(core, run(core, Woken(), now=0.01), now=0.01) == [("b", 0), ("b", 1), ("b", 2)]
+    assert sent(run(core, want("n3", B, (0, 1)), Woken(), now=0.2)) == [("b", 0)], "only the first one waits"
+
+
+def test_a_timer_that_rings_early_is_not_set_again():
+    core = sender(gather_s=0.01)
+    run(core, want("n1", B, (0, 1)))
+    assert sent(run(core, Woken(), now=0.0092)) == [("b", 0)]
 
 
 def test_whoever_comes_while_a_chunk_is_on_its_way_is_waited_for_until_it_was_sent():

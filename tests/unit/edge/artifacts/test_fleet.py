@@ -115,7 +115,7 @@ class Fleet:
         self.bus.connect()
         ear.connect()
         ear.subscribe([CHUNK.filter], self.heard)
-        self.core = Sender(SenderLimits(resend_s=resend_s))
+        self.core = Sender(SenderLimits(resend_s=resend_s, gather_s=0.0))
         self.sender = sender_service(self.core, self.bus, self.blobs, tick_s=0.02)
 
     def heard(self, delivery: Delivery) -> None:
