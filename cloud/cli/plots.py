@@ -24,7 +24,7 @@ def clock(at_unix_s: float) -> str:
 
 def number(value: float) -> str:
     """Short, and exact where it can be."""
-    return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.4g}"
+    return f"{value:,.0f}" if 10_000 <= abs(value) < 1e9 else f"{value:.4g}"
 
 
 def names_of(series: Series) -> list[str]:

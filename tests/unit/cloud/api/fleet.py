@@ -8,13 +8,18 @@ import msgspec
 import numpy as np
 
 from cloud.client import Answer
+from cloud.history.core import senseless
+from cloud.history.service import answer
 from cloud.residency.core import Remembered, Residency
 from cloud.residency.views import NoSuchRecord, page_of, proof_of, residency_view
+from cloud.telemetry.arrivals import batch_items, letter
+from cloud.telemetry.memory import MemoryTelemetry
 from shared.audit_views import AuditPage, ProofView, ResidencyView
 from shared.deploys import DeployResult
 from shared.errors import Refused
-from shared.messages import Capabilities, CommandVerb, Reply
+from shared.messages import Capabilities, CommandVerb, Reply, Sample, TelemetryBatch
 from shared.replies import UploadProgress
+from shared.telemetry import POINTS_MAX, LedgerRow, LetterView, Series, TelemetryAsk, TelemetryKind
 from shared.tensors import AnyArray, pack_inputs, unpack_inputs
 from shared.views import (
     CandidateView,
@@ -25,6 +30,32 @@ from shared.views import (
     Overview,
 )
 from tests.unit.cloud.learning.fake import FakeLearning
+
+TELEMETRY_UNIX_S = 1_700_000_000.0
+
+
+def telemetry_of(kind: TelemetryKind, **what: Any) -> Any:
+    """The real answer to a question, about a small store: 120 samples of edge-1, one a second from
+    ``TELEMETRY_UNIX_S`` on, of which two never came, and a dead letter."""
+    ask = TelemetryAsk(correlation="c", budget_s=1.0, kind=kind, **what)
+    why = senseless(ask)
+    if why:
+        raise Refused("bad-request", why)
+    return answer(_telemetry(), ask)
+
+
+def _telemetry() -> MemoryTelemetry:
+    store = MemoryTelemetry()
+    for first, count in ((0, 60), (62, 60)):
+        samples = tuple(
+            Sample(TELEMETRY_UNIX_S + number, {"celsius": 20 + number / 10, "humidity": 0.5})
+            for number in range(first, first + count)
+        )
+        batch = TelemetryBatch(epoch=7, first=first, samples=samples)
+        store.ingest(batch_items("edge-1", "room", batch, 9.0))
+    store.ingest([letter("edge-1", "room", "not a batch", b"\xc1\xffhello", 9.0)])
+    return store
+
 
 CAPABILITIES = Capabilities(
     cores=4,
@@ -178,6 +209,34 @@ class FakeFleet:
             models={"digits": 1},
             requests={"sent": 5, "ok": 4, "waiting": 2},
         )
+
+    async def telemetry(
+        self,
+        node: str,
+        stream: str,
+        since_unix_s: float = 0.0,
+        until_unix_s: float = 0.0,
+        every_s: float = 0.0,
+        limit: int = POINTS_MAX,
+    ) -> Series:
+        self._maybe_fail()
+        return telemetry_of(
+            TelemetryKind.SERIES,
+            node=node,
+            stream=stream,
+            since_unix_s=since_unix_s,
+            until_unix_s=until_unix_s,
+            every_s=every_s,
+            limit=limit,
+        )
+
+    async def ledger(self, node: str = "") -> list[LedgerRow]:
+        self._maybe_fail()
+        return list(telemetry_of(TelemetryKind.LEDGER, node=node).rows)
+
+    async def letters(self, node: str = "", limit: int = 100) -> list[LetterView]:
+        self._maybe_fail()
+        return list(telemetry_of(TelemetryKind.LETTERS, node=node, limit=limit).rows)
 
     async def models(self) -> list[ModelView]:
         self._maybe_fail()
