@@ -60,6 +60,7 @@ class GuardedBus:
 
     def __init__(self, bus: Bus, judge: Judge) -> None:
         self.withheld = 0
+        self.stats: BusStats = bus.stats
         self._bus, self._judge = bus, judge
         self._held: dict[int, list[_Held]] = {}
         self._held_count = self._held_bytes = 0
@@ -67,11 +68,6 @@ class GuardedBus:
         self._kept_bytes = 0
         self._empty = asyncio.Event()
         self._empty.set()
-
-    @property
-    def stats(self) -> BusStats:
-        """Of the bus behind."""
-        return self._bus.stats
 
     @property
     def link(self) -> Link:
