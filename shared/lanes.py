@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 
 AGEING_S = 10.0
 PRIORITY_MAX = 9
+DEFER_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,15 +118,20 @@ class Lane:
         return self.number
 
     def acknowledged(
-        self, number: int, refused: Iterable[tuple[str, str]], pull: Iterable[str], now: float
+        self,
+        number: int,
+        refused: Iterable[tuple[str, str]],
+        pull: Iterable[str],
+        now: float,
+        later: Iterable[str] = (),
     ) -> list[str]:
         """The peer has the message ``number``. Returns the names that it now holds in their newest state.
 
         ``refused``: (name, reason) of what it did not take; that becomes a dead letter. ``pull``: what it
-        was only offered and wants.
+        was only offered and wants. ``later``: what it can't decide about yet.
         """
         _, names = self.flights.pop(number, (0.0, ()))
-        reasons, wanted = dict(refused), frozenset(pull)
+        reasons, wanted, undecided = dict(refused), frozenset(pull), frozenset(later)
         done = []
         for name in names:
             item = self.items.get(name)
@@ -135,6 +141,8 @@ class Lane:
             item.flying = None
             if name in wanted:
                 item.due = now
+            elif name in undecided:
+                self.defer(name, now)
             elif name in reasons and newest:
                 self.bury(name, reasons[name], now)
             elif newest:
@@ -152,7 +160,7 @@ class Lane:
     def defer(self, name: str, now: float) -> None:
         """It can't be said yet whether this may be sent: look again after a pause."""
         item = self.items[name]
-        item.due = now + self.limits.backoff_s * (1 + self.chance())
+        item.due = now + DEFER_S * (1 + self.chance())
 
     def settle(self) -> list[str]:
         """The peer showed that it holds all there is: whatever is not on its way is done."""

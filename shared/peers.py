@@ -189,8 +189,10 @@ class Peer:
     def acknowledged(self, ack: Ack, now: float) -> list[str]:
         """Names that they hold in their newest state now."""
         self.pulled.update(name for name in ack.pull if name in self.names)
-        refused = [(one.name, f"{one.code}: {one.detail}") for one in ack.refused]
-        done = self.lane.acknowledged(ack.number, refused, ack.pull, now)
+        final = [one for one in ack.refused if one.code != UNDECIDED]
+        refused = [(one.name, f"{one.code}: {one.detail}") for one in final]
+        later = [one.name for one in ack.refused if one.code == UNDECIDED]
+        done = self.lane.acknowledged(ack.number, refused, ack.pull, now, later)
         self.pulled.difference_update(done)
         return done
 

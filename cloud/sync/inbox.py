@@ -18,6 +18,7 @@ from shared.peers import Heard, Peer
 from shared.sync import (
     NAMES_MAX,
     RECEIVE,
+    UNDECIDED,
     Ack,
     Call,
     ConsistencyLevel,
@@ -170,7 +171,7 @@ class Inbox:
 
     def _acknowledged(self, node: str, peer: Peer, ack: Ack, now: float) -> list[Effect]:
         done = peer.acknowledged(ack, now)
-        for one in ack.refused[:NAMES_MAX]:
+        for one in [one for one in ack.refused[:NAMES_MAX] if one.code != UNDECIDED]:
             self.fleet.tasks.refused(node, one.name, f"{one.code}: {one.detail[:200]}")
         return self.fleet.tasks.acked(node, done)
 

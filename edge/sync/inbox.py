@@ -60,7 +60,7 @@ class Inbox:
         core, effects = self.core, list[Effect]()
         refused: list[Refusal] = []
         if any(self._undecided(entry, push) for entry in push.entries):
-            return [Ignore("nobody has told yet what may be here; the cloud sends it again")]
+            return self._not_yet(push)
         fresh = push.number == 0 or core.peer.heard.is_new(core.term, push.number)
         for entry in push.entries:
             problem = self._problem(entry, push.tags.get(entry.name, b""))
@@ -74,6 +74,13 @@ class Inbox:
         if push.number:
             core.journal.then(core.say(Ack(push.number, tuple(refused), stamp=core.clock.latest)))
         return effects
+
+    def _not_yet(self, push: Push) -> list[Effect]:
+        """Nobody has told us yet what may be here: the cloud is to send it again."""
+        if not push.number:
+            return [Ignore("a WEAK value before the policy was told")]
+        refused = tuple(Refusal(entry.name[:200], UNDECIDED) for entry in push.entries)
+        return [self.core.say(Ack(push.number, refused, stamp=self.core.clock.latest))]
 
     def _undecided(self, entry: Entry, push: Push) -> bool:
         tag = push.tags.get(entry.name, b"")
