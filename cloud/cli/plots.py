@@ -13,7 +13,9 @@ from shared.telemetry import LedgerRow, LetterView, Series
 
 _BARS = " ▁▂▃▄▅▆▇█"
 HEIGHT = 6
-NAMES_SHOWN = 8
+FIELDS_BY_TIME = 3
+SPARK_WIDTH = 20
+FATES = ("dropped", "lost", "dead", "pending", "duplicates")
 PAYLOAD_SHOWN = 60
 
 
@@ -33,29 +35,51 @@ def names_of(series: Series) -> list[str]:
 
 
 def series_table(series: Series) -> RenderableType:
-    """One line an interval; the mean, and the range where there is one."""
+    """A line for each interval with the mean and the range; where the fields are many, a line for each."""
     if not series.points:
         return _nothing(series)
     names = names_of(series)
+    table = _by_time(series, names) if len(names) <= FIELDS_BY_TIME else _by_field(series, names)
+    where = f"more from {clock(series.next_unix_s)} on: --since, or a longer --every"
+    return Group(table, *([Text(where)] if series.next_unix_s else []))
+
+
+def _by_time(series: Series, names: Sequence[str]) -> Table:
     table = Table(box=None, pad_edge=False)
     table.add_column("time (UTC)", no_wrap=True)
-    for name in ("n", *names[:NAMES_SHOWN]):
+    for name in ("n", *names):
         table.add_column(Text(name), justify="right")
     for point in series.points:
         cells = [clock(point.at_unix_s), str(point.count)]
-        cells += [_cell(point.values.get(name)) for name in names[:NAMES_SHOWN]]
+        cells += [_cell(point.values.get(name)) for name in names]
         table.add_row(*map(Text, cells))
-    more = (
-        [f"{len(names) - NAMES_SHOWN} more fields: --field NAME or --json"]
-        if len(names) > NAMES_SHOWN
-        else []
-    )
-    more += (
-        [f"more from {clock(series.next_unix_s)} on: --since, or a longer --every"]
-        if series.next_unix_s
-        else []
-    )
-    return Group(table, *map(Text, more))
+    return table
+
+
+def _by_field(series: Series, names: Sequence[str]) -> Table:
+    first, last = clock(series.points[0].at_unix_s), clock(series.points[-1].at_unix_s)
+    title = f"{first} to {last} UTC, {sum(point.count for point in series.points)} samples; --field for one"
+    table = Table(box=None, pad_edge=False, title=title, title_justify="left", title_style="dim")
+    table.add_column("field")
+    for column in ("least", "mean", "greatest", "last"):
+        table.add_column(column, justify="right")
+    table.add_column("", no_wrap=True)
+    for name in names:
+        values = [point.values[name] for point in series.points if name in point.values]
+        means = [mean for _, mean, _ in values]
+        numbers = (min(least for least, _, _ in values), sum(means) / len(means))
+        shown = (*numbers, max(most for _, _, most in values), means[-1])
+        table.add_row(*map(Text, (name, *map(number, shown), spark(means))))
+    return table
+
+
+def spark(values: Sequence[float], width: int = SPARK_WIDTH) -> str:
+    """All of it in one line."""
+    step = max(1, -(-len(values) // width))
+    means = [sum(part) / len(part) for part in (values[at : at + step] for at in range(0, len(values), step))]
+    low = min(means)
+    span = (max(means) - low) or 1.0
+    return "".join(_BARS[1 + round((mean - low) / span * 7)] for mean in means)
 
 
 def _cell(value: tuple[float, float, float] | None) -> str:
@@ -117,19 +141,20 @@ def picture(series: Series, path: Path) -> None:
 
 
 def ledger_table(rows: Sequence[LedgerRow]) -> RenderableType:
-    """One line a stream of a boot, and what it comes to."""
+    """One line a stream of a boot, and what it comes to. Fates that nothing met are left out."""
     if not rows:
         return Text("No telemetry has arrived yet.")
+    fates = [name for name in FATES if any(getattr(row, name) for row in rows)]
     table = Table(box=None, pad_edge=False)
     for column in ("node", "stream", "boot"):
-        table.add_column(column)
-    for column in ("produced", "stored", "dropped", "lost", "dead", "pending", "twice"):
-        table.add_column(column, justify="right")
+        table.add_column(column, no_wrap=column == "boot")
+    for column in ("produced", "stored", *fates):
+        table.add_column(column.replace("duplicates", "twice"), justify="right", no_wrap=True)
     table.add_column("")
     for row in rows:
-        counts = (row.produced, row.stored, row.dropped, row.lost, row.dead, row.pending, row.duplicates)
+        counts = (str(getattr(row, name)) for name in ("produced", "stored", *fates))
         boot = str(row.epoch) if row.numbered else "-"
-        table.add_row(*map(Text, (row.node, row.stream, boot, *map(str, counts))), _verdict(row))
+        table.add_row(*map(Text, (row.node, row.stream, boot, *counts)), _verdict(row))
     return Group(table, Text(totals(rows)))
 
 

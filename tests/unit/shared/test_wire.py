@@ -64,6 +64,16 @@ def test_a_plain_device_may_speak_json():
         decode(TELEMETRY, b'{"text": "no number"}')
 
 
+def test_a_plain_device_may_speak_flat_messagepack():
+    flat = decode(TELEMETRY, msgspec.msgpack.encode({"temperature": 21.5, "open": True}))
+    assert flat.samples == (Sample(0.0, {"temperature": 21.5, "open": 1.0}),)
+    for nonsense in ({"temperature": "warm"}, {1: 2.0}, [1.0]):
+        with pytest.raises(Unreadable):
+            decode(TELEMETRY, msgspec.msgpack.encode(nonsense))
+    with pytest.raises(Unreadable):
+        decode(PRESENCE, msgspec.msgpack.encode({"temperature": 21.5}))
+
+
 def test_json_is_read_nowhere_else():
     with pytest.raises(Unreadable):
         decode(PRESENCE, b'{"epoch": 1, "online": true}')

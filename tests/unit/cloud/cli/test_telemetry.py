@@ -35,7 +35,8 @@ def test_many_fields_and_pages_are_said_to_be_more():
     point = series().points[0].__class__(TELEMETRY_UNIX_S, 1, names)
     wide = Series(node="n", stream="s", every_s=0.0, points=(point,), next_unix_s=TELEMETRY_UNIX_S)
     text = drawn(plots.series_table(wide), 200)
-    assert "12 more fields" in text
+    assert "1 samples; --field for one" in text
+    assert len([line for line in text.splitlines() if line.startswith("f1")]) == 11, "a line for each"
     assert "more from 11-14 22:13:20 on" in text
 
 
