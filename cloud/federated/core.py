@@ -90,6 +90,8 @@ class Coordinator:
         if self.fenced:
             return [] if isinstance(event, Tick) else [Ignore("a later cloud has taken over")]
         effects = _HANDLERS[type(event)](self, event, now)
+        if isinstance(event, NodeChanged | NodeForgotten | LearnerSeen):
+            return effects  # a tick looks at the fleet: heartbeats of thousands give no job a turn
         if self.stray and self.linked:
             effects += [Clear(MANIFEST.at(artifact=digest)) for digest in self.stray]
             self.stray = ()
@@ -293,7 +295,7 @@ class Coordinator:
         return []
 
     def _cloud(self, event: CloudSeen, _: float) -> list[Effect]:
-        if event.term <= self.term:
+        if event.term <= self.term or not event.online:
             return []
         self.fenced = True
         return [Ignore(f"a cloud of term {event.term} is here; ours is {self.term}")]

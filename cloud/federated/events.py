@@ -107,9 +107,11 @@ class ModelAdded:
 
 @dataclass(frozen=True, slots=True)
 class CloudSeen:
-    """Some cloud says that it is there, with this term: perhaps one that was started after us."""
+    """Some cloud says that it is there (or no longer), with this term: perhaps one that was started after
+    us."""
 
     term: int
+    online: bool = True
 
 
 # What the round hears ------------------------------------------------------------------------------------

@@ -71,6 +71,8 @@ class Fleet:
             return False
         if criteria.nodes and client not in criteria.nodes:
             return False
+        if spec.link_codecs.get(learner.link, spec.codec).name not in learner.codecs:
+            return False
         return _powered(learner, criteria) and self._there(client, criteria)
 
     def _there(self, client: str, criteria: Criteria) -> bool:

@@ -143,7 +143,8 @@ class Round:
         problem = self._problem(client, event.asked, header)
         if problem is None:
             return []
-        self.tries[client] += client in self.rows
+        if client in self.rows:
+            self.tries[client] += 1
         return [self._reject(event, problem)]
 
     def _problem(self, client: str, asked: int, header: UpdateHeader) -> Rejection | None:

@@ -65,7 +65,7 @@ def learning_service(
             on(APP_LEARN, lambda ids, ask: LearnAsked(ids["app"], ask)),
             on(APP_LEARNER, lambda ids, ask: LearnerAsked(ids["app"], ask)),
             on(APP_UPDATE, lambda ids, ask: _asked(ids["app"], ask)),
-            on(CLOUD, lambda _, presence: CloudSeen(presence.term)),
+            on(CLOUD, lambda _, presence: CloudSeen(presence.term, presence.online)),
         ],
         do={
             Offer: lambda effect: offer(effect.manifest),

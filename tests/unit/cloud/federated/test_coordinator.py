@@ -455,9 +455,9 @@ def test_a_broker_that_forgot_everything_is_told_everything_again(world):
 
 def test_a_coordinator_that_hears_of_a_later_one_says_nothing_more(world):
     world.create()
-    world.feed(CloudSeen(world.term))
+    world.feed(CloudSeen(world.term), CloudSeen(world.term + 5, online=False))
     world.send("a")
-    assert world.job_fact().accepted == 1, "its own presence is no news"
+    assert world.job_fact().accepted == 1, "its own presence is no news, nor is the will of another"
     world.feed(CloudSeen(world.term + 1))
     facts, fact = len(world.facts), world.fact()
     assert world.send("b") == []

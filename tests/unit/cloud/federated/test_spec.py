@@ -13,6 +13,7 @@ from shared.errors import ConfigError
 from shared.learning import (
     ClientRow,
     Codec,
+    CodecName,
     Criteria,
     JobSpec,
     Power,
@@ -133,7 +134,11 @@ def test_power_and_data_decide_who_may_be_asked():
     assert may(nodes=("full", "nobody")) == ["full"]
     assert may(samples_min=101) == []
     assert may(labels={"site": "x"}) == [], "the registry knows nothing of them"
-    assert fleet.candidates(spec(), {"ac": 1}) == ["empty", "full"], "it has room for one"
+    fleet.learn("full", learner(power=Power.BATTERY, battery_ratio=0.9, codecs=("f32",), link="lora"), 1.0)
+    assert may() == ["ac", "empty"], "it can't write what the job asks for"
+    raw = {"lora": Codec(name=CodecName.F32)}
+    assert fleet.candidates(spec(link_codecs=raw), {}) == ["ac", "empty", "full"]
+    assert fleet.candidates(spec(link_codecs=raw), {"ac": 1}) == ["empty", "full"], "it has room for one"
 
 
 def test_the_books_of_the_fleet_are_bounded():
