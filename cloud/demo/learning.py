@@ -56,7 +56,8 @@ async def learn(
 ) -> Learned:
     """A job of ``ROUNDS`` rounds, its model on every device, and the same digits once more."""
     clock = asyncio.get_running_loop().time
-    job = read_job(examples, rounds=ROUNDS, version_name=NAME, quorum=1)
+    alive = sum(one.status in ("idle", "busy") for one in await fleet.nodes())
+    job = read_job(examples, rounds=ROUNDS, version_name=NAME, clients=alive, quorum=1)
     progress("learn", 0, ROUNDS)
     began, rows = clock(), await _rounds(fleet, job, progress)
     learned = clock()
