@@ -14,6 +14,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, event
 
+from cloud.store.database import StoreFailed
 from shared.errors import ConfigError
 
 _POSTGRES_LOCK = 0x53484F414D  # any number that is always the same; the migration's is the one before
@@ -26,11 +27,17 @@ def lock_path(database: str) -> Path:
 
 
 def share_file(engine: Engine, path: Path) -> None:
-    """Every connection of the engine holds the file, with others. Raises :class:`ConfigError` on connect."""
+    """Every connection of the engine holds the file, with others.
+
+    A connect raises :class:`ConfigError` during a restore, :class:`StoreFailed` where there can be no file.
+    """
 
     def opened(_: object, record: Any) -> None:
         refusal = f"other content is being put into the store in {path.parent}; try again"
-        record.info[_HANDLE] = _locked(path, fcntl.LOCK_SH, refusal)
+        try:
+            record.info[_HANDLE] = _locked(path, fcntl.LOCK_SH, refusal)
+        except OSError as error:
+            raise StoreFailed(f"can't hold {path}: {error.strerror or error}") from error
 
     def closed(_: object, record: Any) -> None:
         if (handle := record.info.pop(_HANDLE, None)) is not None:

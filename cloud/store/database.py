@@ -67,7 +67,7 @@ class Database:
             yield
         except DBAPIError as error:
             raise StoreFailed(f"the cloud's store failed: {error.orig}") from error
-        except (self._driver_error, OverflowError, OSError) as error:  # OverflowError: more than 64 bits
+        except (self._driver_error, OverflowError) as error:  # OverflowError: sqlite3, more than 64 bits
             raise StoreFailed(f"the cloud's store failed: {error}") from error
         except DAMAGE as error:
             raise StoreDamaged(f"a row of the cloud's store can't be read: {error}") from error

@@ -23,6 +23,7 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 
 from cloud.store.claim import lock_path, share_file, share_session
+from cloud.store.database import StoreFailed
 from shared.errors import ConfigError
 
 BUSY_TIMEOUT_MS = 10_000
@@ -63,7 +64,7 @@ def open_engine(url: str) -> Engine:
         raise ConfigError(
             f"cloud.store = {shown!r} can't be used: {error}; write sqlite:///path or postgresql://"
         ) from None
-    except (OSError, DBAPIError) as error:
+    except (OSError, DBAPIError, StoreFailed) as error:
         reason = error.orig if isinstance(error, DBAPIError) else error
         raise ConfigError(f"can't open the cloud's store {shown!r}: {reason}") from error
     except CommandError as error:

@@ -206,7 +206,7 @@ def _in_order(
     for width, wanted in enumerate((narrow, wide)):
         of_it = wanted.where(CHUNKS.c.node == node, CHUNKS.c.stream == stream, CHUNKS.c.wide == width)
         rows = connection.execute(of_it.order_by(*_PLACE).limit(limit)).mappings()
-        found.append([_chunk(row) for row in rows])
+        found.append([chunk for row in rows if (chunk := _chunk(row)) is not None])
     return list(islice(merge(*found, key=_place), limit))
 
 
@@ -280,17 +280,16 @@ def _proof(one: Chunk) -> bytes:
     return zlib.crc32(one.samples, zlib.crc32(f"{key.node}/{key.stream}".encode() + numbers)).to_bytes(4)
 
 
-def _chunk(row: Mapping[Any, Any]) -> Chunk:
-    chunk = Chunk(
-        StreamKey(row["node"], row["epoch"], row["stream"]),
-        row["first_sequence"],
-        row["end_sequence"],
-        row["at_min_unix_s"],
-        row["at_max_unix_s"],
-        row["samples"][:-_PROOF_BYTES],
-    )
-    if row["samples"][-_PROOF_BYTES:] == _proof(chunk):
-        return chunk
+def _chunk(row: Mapping[Any, Any]) -> Chunk | None:
+    key, packed = StreamKey(row["node"], row["epoch"], row["stream"]), row["samples"]
+    ends = row["first_sequence"], row["end_sequence"], row["at_min_unix_s"], row["at_max_unix_s"]
+    try:
+        chunk = Chunk(key, *ends, packed[:-_PROOF_BYTES])
+        if packed[-_PROOF_BYTES:] == _proof(chunk):
+            return chunk
+    except (struct.error, TypeError):  # SQLite has no types: a flipped bit makes a number nothing, or a text
+        log.error("a stored chunk can't be read: %s, %s", key, ends)
+        return None
     log.error("a stored chunk is damaged: %s, samples %d to %d", chunk.key, chunk.first, chunk.end - 1)
     return replaced(chunk, samples=_NO_SAMPLES)
 

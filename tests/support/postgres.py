@@ -15,6 +15,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from sqlalchemy import make_url
 
 START_S = 30.0
 USER = "postgres"
@@ -66,12 +67,13 @@ class Postgres:
                 return self
         raise AssertionError(f"PostgreSQL did not start:\n{(self.folder / 'log').read_text()}")
 
-    def new_database(self) -> str:
-        """The URL of an empty database."""
+    def new_database(self, template: str = "") -> str:
+        """The URL of an empty database, or of a copy of another that nobody uses."""
         self._databases += 1
         name = f"shoal{self._databases}"
         with psycopg.connect(self._conninfo("postgres"), autocommit=True) as connection:
-            connection.execute(f'CREATE DATABASE "{name}"')
+            copied = f' TEMPLATE "{make_url(template).database}"' if template else ""
+            connection.execute(f'CREATE DATABASE "{name}"{copied}')
         return f"postgresql://{USER}@/{name}?host={self.folder}"
 
     def kill(self) -> None:
