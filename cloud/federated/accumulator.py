@@ -127,7 +127,8 @@ class Accumulator:
         if not self._excess[index]:
             return
         stage, wide = self._stage[part], self._wide[: part.stop - part.start]
-        np.subtract(stage, _wrapped(self._excess[index]), out=wide, dtype=np.int32, casting="unsafe")
+        np.subtract(stage, _wrapped(self._excess[index]), out=stage)
+        np.copyto(wide, stage)
         np.add(self._sum[part], wide, out=self._sum[part])
         stage[:] = 0
         self._excess[index] = self._most[index] = 0
