@@ -31,6 +31,11 @@ class Schema(dict[str, Any]):
         super().__init__(schema)
         self.of = of
 
+    def become(self, schema: dict[str, Any]) -> None:
+        """The same type as it is called among all the others: two of one name get longer ones."""
+        self.clear()
+        self.update(schema)
+
 
 def returns(
     of: Any, status: int = 200, description: str = "Success", also: Sequence[str] = ()
@@ -96,10 +101,14 @@ def install(app: FastAPI, routers: Sequence[APIRouter]) -> None:
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
+            declared = list(_declared(routers))
+            types = [one.of for one in declared]
+            schemas, components = msgspec.json.schema_components(types, ref_template=_REF)
+            for one, schema in zip(declared, schemas, strict=True):
+                one.become(schema)
             document = get_openapi(
                 title=app.title, version=app.version, description=app.description, routes=app.routes
             )
-            _, components = msgspec.json.schema_components(list(_declared(routers)), ref_template=_REF)
             document.setdefault("components", {}).setdefault("schemas", {}).update(components)
             app.openapi_schema = document
         return app.openapi_schema
@@ -107,7 +116,7 @@ def install(app: FastAPI, routers: Sequence[APIRouter]) -> None:
     app.openapi = openapi  # type: ignore[method-assign]
 
 
-def _declared(routers: Sequence[APIRouter]) -> Iterator[Any]:
+def _declared(routers: Sequence[APIRouter]) -> Iterator[Schema]:
     for router in routers:
         for route in router.routes:
             if isinstance(route, APIRoute):
@@ -115,9 +124,9 @@ def _declared(routers: Sequence[APIRouter]) -> Iterator[Any]:
                 yield from _types(route.openapi_extra)
 
 
-def _types(tree: Any) -> Iterator[Any]:
+def _types(tree: Any) -> Iterator[Schema]:
     if isinstance(tree, Schema):
-        yield tree.of
+        yield tree
     elif isinstance(tree, Mapping):
         for branch in tree.values():
             yield from _types(branch)
