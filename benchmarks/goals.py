@@ -257,6 +257,35 @@ DATA_GOALS = (
         part="desired",
     ),
     Goal("desired state, p95", lambda r: r["desired"]["p95_ms"], 40, "ms", part="desired"),
+    Goal(
+        "residency: a decision, p99",
+        lambda r: r["residency"]["decision"]["p99_us"],
+        100,
+        "us",
+        part="residency",
+    ),
+    Goal(
+        "residency: records appended to the audit log",
+        lambda r: r["residency"]["log"]["appends_per_s"],
+        10_000,
+        "records/s",
+        at_least=True,
+        part="residency",
+    ),
+    Goal(
+        "residency: mutations of the log that were missed",
+        lambda r: r["residency"]["mutations"]["missed"],
+        0,
+        "",
+        part="residency",
+    ),
+    Goal(
+        "residency: canaries where they must not be",
+        lambda r: r["residency"]["canary"]["leaked"],
+        0,
+        "",
+        part="residency",
+    ),
     *(
         Goal(
             f"{what}: said and not in the store",

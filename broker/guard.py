@@ -92,14 +92,17 @@ class GuardedBus:
         if not self._bus.link.up:
             self.stats.dropped_offline += 1
             return False
-        ruling = self._judge.judge(topic, payload)
+        ruling, one = self._judge.judge(topic, payload), _Held(topic, payload, qos, retain, properties, done)
         if ruling == REFUSE:
             return self._refuse(topic, retain)
-        if retain:
-            self._keep(topic, payload)
-        if ruling == PASS:
-            return self._bus.publish(topic, payload, qos=qos, retain=retain, properties=properties, done=done)
-        return self._hold(ruling, _Held(topic, payload, qos, retain, properties, done))
+        return self._send(one) if ruling == PASS else self._hold(ruling, one)
+
+    def _send(self, one: _Held) -> bool:
+        if one.retain:
+            self._keep(one.topic, one.payload)
+        return self._bus.publish(
+            one.topic, one.payload, qos=one.qos, retain=one.retain, properties=one.properties, done=one.done
+        )
 
     def _refuse(self, topic: str, retain: bool) -> bool:
         self.withheld += 1
@@ -134,14 +137,7 @@ class GuardedBus:
                 if not self._judge.still(ticket):
                     self._refuse(one.topic, one.retain)
                 elif self._bus.link.up:
-                    self._bus.publish(
-                        one.topic,
-                        one.payload,
-                        qos=one.qos,
-                        retain=one.retain,
-                        properties=one.properties,
-                        done=one.done,
-                    )
+                    self._send(one)
                 else:
                     self.stats.dropped_offline += 1
         if not self._held:

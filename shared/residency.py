@@ -17,16 +17,17 @@ Source: default deny and "forbid overrides permit" as in Cedar (Cutler et al., O
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 import msgspec
 
-from shared.tags import ANY, Label, Tag, touches, within
+from shared.tags import ANY, Label, Tag, outwards, touches, within
 
 RULES_MAX = 200
 REGIONS_MAX = 64  # of one tag or rule
 NAMES_MAX = 1000  # of any other list of a rule
+REGIONS_REMEMBERED_MAX = 4096
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -149,25 +150,89 @@ class PolicyText(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 @dataclass(frozen=True, slots=True)
+class _Test:
+    """A rule in the form that is quick to ask."""
+
+    name: str
+    regions: tuple[str, ...]
+    within: frozenset[str]  # the regions, and
+    around: frozenset[str]  # everything that they are inside of
+    homes: tuple[str, ...]
+    nodes: frozenset[str]
+    kinds: frozenset[str]
+    purposes: frozenset[str]
+    any_key: bool
+    keys: frozenset[str]
+    prefixes: tuple[str, ...]
+
+    def concerns(self, action: Action) -> bool:
+        """The parts that a permit and a forbid read alike."""
+        if self.purposes and action.purpose not in self.purposes:
+            return False
+        if self.kinds and action.kind not in self.kinds:
+            return False
+        return self.any_key or action.key in self.keys or action.key.startswith(self.prefixes)
+
+
+def _test(rule: Rule) -> _Test:
+    return _Test(
+        rule.name,
+        rule.regions,
+        frozenset(rule.regions),
+        frozenset(outer for one in rule.regions for outer in outwards(one)),
+        rule.homes,
+        frozenset(rule.nodes),
+        frozenset(rule.kinds),
+        frozenset(rule.purposes),
+        not rule.keys,
+        frozenset(key for key in rule.keys if not key.endswith(ANY)),
+        tuple(key[:-1] for key in rule.keys if key.endswith(ANY)),
+    )
+
+
+_Tests = tuple[_Test, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Policy:
-    """A :class:`PolicyText` made ready for questions: which rules concern data of a label."""
+    """A :class:`PolicyText` made ready for questions: which rules concern data of a label, where.
+
+    ``by_region``: the forbids of a label that touch a region, remembered from question to question.
+    """
 
     text: PolicyText
-    forbids: Mapping[Label, tuple[Rule, ...]]
-    permits: Mapping[Label, tuple[Rule, ...]]
+    forbids: Mapping[Label, _Tests]
+    permits: Mapping[Label, _Tests]
+    by_region: dict[tuple[Label, str], _Tests] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def version(self) -> int:
         """Only grows; the same number is the same policy."""
         return self.text.version
 
+    def forbids_at(self, label: Label, region: str) -> _Tests:
+        """The forbids that can't be excluded for a place in this region."""
+        found = self.by_region.get((label, region))
+        if found is None:
+            outer = outwards(region)
+            found = tuple(
+                one
+                for one in self.forbids[label]
+                if not region or not one.regions or region in one.around or not one.within.isdisjoint(outer)
+            )
+            if len(self.by_region) >= REGIONS_REMEMBERED_MAX:
+                self.by_region.clear()
+            self.by_region[label, region] = found
+        return found
+
 
 def ready(text: PolicyText) -> Policy:
     """Prepare a policy for :func:`decide`."""
+    forbids, permits = ([(rule.label, _test(rule)) for rule in rules] for rules in (text.forbid, text.permit))
     return Policy(
         text,
-        {at: tuple(r for r in text.forbid if r.label is None or at >= r.label) for at in Label},
-        {at: tuple(r for r in text.permit if r.label is None or at <= r.label) for at in Label},
+        {at: tuple(test for label, test in forbids if label is None or at >= label) for at in Label},
+        {at: tuple(test for label, test in permits if label is None or at <= label) for at in Label},
     )
 
 
@@ -193,11 +258,11 @@ def _judge(policy: Policy, tag: Tag | None, place: Place, action: Action) -> tup
     refused = _refused_by_tag(tag, place, action)
     if refused is not None:
         return refused, ""
-    for rule in policy.forbids[tag.label]:
-        if _forbids(rule, tag, place) and _concerns(rule, action):
+    for rule in policy.forbids_at(tag.label, place.region):
+        if rule.concerns(action) and _forbids(rule, tag, place):
             return Why.FORBIDDEN, rule.name
     for rule in policy.permits[tag.label]:
-        if _permits(rule, tag, place) and _concerns(rule, action):
+        if rule.concerns(action) and _permits(rule, tag, place):
             return Why.PERMITTED, rule.name
     return Why.NO_PERMIT, ""
 
@@ -212,30 +277,19 @@ def _refused_by_tag(tag: Tag, place: Place, action: Action) -> Why | None:
     return Why.OUTSIDE
 
 
-def _forbids(rule: Rule, tag: Tag, place: Place) -> bool:
-    """Where it can't be excluded that the rule is meant, it is."""
-    return (
-        (not rule.regions or any(touches(place.region, one) for one in rule.regions))
-        and (not rule.homes or any(touches(tag.home, one) for one in rule.homes))
-        and (not rule.nodes or not place.node or place.node in rule.nodes)
+def _forbids(rule: _Test, tag: Tag, place: Place) -> bool:
+    """Where it can't be excluded that the rule is meant, it is. (Its regions were looked at before.)"""
+    return (not rule.homes or any(touches(tag.home, one) for one in rule.homes)) and (
+        not rule.nodes or not place.node or place.node in rule.nodes
     )
 
 
-def _permits(rule: Rule, tag: Tag, place: Place) -> bool:
+def _permits(rule: _Test, tag: Tag, place: Place) -> bool:
     """Only where it is certain that the rule is meant."""
     return (
         (not rule.regions or any(within(place.region, one) for one in rule.regions))
         and (not rule.homes or any(within(tag.home, one) for one in rule.homes))
         and (not rule.nodes or place.node in rule.nodes)
-    )
-
-
-def _concerns(rule: Rule, action: Action) -> bool:
-    """The parts of a rule that a permit and a forbid read alike."""
-    return (
-        (not rule.kinds or action.kind in rule.kinds)
-        and (not rule.purposes or action.purpose in rule.purposes)
-        and (not rule.keys or matches_any(action.key, rule.keys))
     )
 
 

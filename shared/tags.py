@@ -84,6 +84,12 @@ def touches(region: str, other: str) -> bool:
     return region == "" or within(region, other) or within(other, region)
 
 
+def outwards(region: str) -> tuple[str, ...]:
+    """Everything that a region is inside of, itself first: ``eu/de`` -> eu/de, eu, everywhere."""
+    levels = region.split("/")
+    return (*("/".join(levels[:depth]) for depth in range(len(levels), 0, -1)), ANY)
+
+
 def _outermost(regions: Iterable[str]) -> tuple[str, ...]:
     found = set(regions) - {""}
     return tuple(

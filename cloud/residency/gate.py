@@ -97,14 +97,19 @@ class Gate:
         return ticket or REFUSE
 
     def _ticket(self, answers: Sequence[Judged]) -> int:
-        ticket = next(self._tickets)
-        ends = [one.tag.expires_at_unix_s for one in answers if one.tag and one.tag.expires_at_unix_s]
-        if ends:
-            self._ends[ticket] = min(ends)
-            self._upcoming.add(min(ends))
+        ticket, end = next(self._tickets), self._note_end(answers)
+        if end < inf:
+            self._ends[ticket] = end
+        return ticket
+
+    def _note_end(self, answers: Sequence[Judged]) -> float:
+        """When the first of these data expires: what is retained of them goes then."""
+        end = min((one.tag.expires_at_unix_s or inf for one in answers if one.tag), default=inf)
+        if end < inf:
+            self._upcoming.add(end)
             if len(self._upcoming) > NAMES_MAX:
                 self._upcoming.discard(max(self._upcoming))
-        return ticket
+        return end
 
     def still(self, ticket: int) -> bool:
         """See :class:`broker.guard.Judge`."""
@@ -122,7 +127,9 @@ class Gate:
         cargo = carried.cargo_in(topic, payload)
         if cargo is None:
             return False
-        gone = [one for item in cargo.items if not (one := self._look(cargo, item)).allowed]
+        answers = [self._look(cargo, item) for item in cargo.items]
+        gone = [one for one in answers if not one.allowed]
+        self._note_end(answers)
         for one in gone:
             self._write(Point.WITHDRAW, [one])
         return not gone

@@ -12,6 +12,7 @@ from cloud.history.core import senseless
 from cloud.history.service import answer
 from cloud.residency.core import Remembered, Residency
 from cloud.residency.views import NoSuchRecord, page_of, proof_of, residency_view
+from cloud.sync.client import SyncClient
 from cloud.telemetry.arrivals import batch_items, letter
 from cloud.telemetry.memory import MemoryTelemetry
 from shared.audit_views import AuditPage, ProofView, ResidencyView
@@ -29,6 +30,7 @@ from shared.views import (
     NodeView,
     Overview,
 )
+from tests.support.syncing import World, client_of
 from tests.unit.cloud.learning.fake import FakeLearning
 
 TELEMETRY_UNIX_S = 1_700_000_000.0
@@ -111,9 +113,16 @@ class FakeFleet:
         self.hold: Callable[[], Any] | None = None
         self.learning = FakeLearning()
         self.localisation = FakeLocalisation()
+        self.world = World(1)  # the real sync core and devices n1 to n3; they start with the first question
 
     def close(self) -> None:
         pass
+
+    @property
+    def sync(self) -> SyncClient:
+        if self.world.cloud.member is None:
+            self.world.start()
+        return client_of(self.world)
 
     def _maybe_fail(self) -> None:
         if self.failing is not None:
