@@ -38,7 +38,7 @@ class ReplicaView(msgspec.Struct, frozen=True, kw_only=True):
     reason: str = ""
 
 
-class TaskView(msgspec.Struct, frozen=True, kw_only=True):
+class SyncTaskView(msgspec.Struct, frozen=True, kw_only=True):
     """One write on its way. ``lag``: targets that do not have it yet; ``attempts``: the most of any."""
 
     task_id: str

@@ -10,7 +10,7 @@ from cloud.api.problems import BadRequest
 from cloud.api.schema import answer, body, returns, takes
 from cloud.sync.client import How
 from shared.sync import ConsistencyLevel, Required, SyncStrategy
-from shared.sync_views import ConflictView, KeyView, PutResult, TaskView
+from shared.sync_views import ConflictView, KeyView, PutResult, SyncTaskView
 
 router = APIRouter(tags=["sync"])
 
@@ -115,13 +115,13 @@ async def model(request: Request) -> Response:
     return answer(await fleet_of(request).sync.model(wanted.model, wanted.targets, how, budget_s=budget_s))
 
 
-@router.get("/sync/tasks", responses=returns(list[TaskView]), summary="Writes on their way")
+@router.get("/sync/tasks", responses=returns(list[SyncTaskView]), summary="Writes on their way")
 async def tasks(request: Request) -> Response:
     """The newest first; what ended is kept for an hour."""
     return answer(await fleet_of(request).sync.tasks())
 
 
-@router.get("/sync/tasks/{task}", responses=returns(TaskView), summary="One write, target by target")
+@router.get("/sync/tasks/{task}", responses=returns(SyncTaskView), summary="One write, target by target")
 async def status(request: Request, task: str) -> Response:
     """State, attempts, each target's acknowledgement, lag and conflicts."""
     return answer(await fleet_of(request).sync.status(task))

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cloud.cli.show import age_text, coloured, facts_table
-from shared.sync_views import ConflictView, KeyView, PutResult, TaskView
+from shared.sync_views import ConflictView, KeyView, PutResult, SyncTaskView
 
 VALUE_SHOWN_MAX = 80
 
@@ -50,7 +50,7 @@ def key_page(one: KeyView) -> RenderableType:
     )
 
 
-def tasks_table(tasks: Sequence[TaskView]) -> RenderableType:
+def tasks_table(tasks: Sequence[SyncTaskView]) -> RenderableType:
     """One line a task, the newest first."""
     if not tasks:
         return Text("no writes within the last hour")
@@ -64,7 +64,7 @@ def tasks_table(tasks: Sequence[TaskView]) -> RenderableType:
     return table
 
 
-def task_page(one: TaskView) -> RenderableType:
+def task_page(one: SyncTaskView) -> RenderableType:
     """One task, target by target."""
     facts = facts_table(
         [
@@ -98,7 +98,7 @@ def conflicts_table(conflicts: Sequence[ConflictView]) -> RenderableType:
 def _table(*columns: str) -> Table:
     table = Table(box=None, pad_edge=False)
     for column in columns:
-        table.add_column(column, overflow="fold")
+        table.add_column(column, overflow="fold", no_wrap=column in ("task", "status"))
     return table
 
 

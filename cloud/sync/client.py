@@ -14,7 +14,7 @@ import msgspec
 from broker.ask import Asker
 from shared.messages import Reply
 from shared.sync import ConsistencyLevel, Required, SyncAsk, SyncStrategy, SyncVerb
-from shared.sync_views import ConflictView, KeyView, PutResult, TaskView
+from shared.sync_views import ConflictView, KeyView, PutResult, SyncTaskView
 from shared.topics import APP_SYNC
 from shared.versions import Mark
 from shared.wire import unpacked
@@ -52,7 +52,7 @@ class SyncClient:
 
     def __init__(self, app: str, asker: Asker, budget_s: Callable[[], float]) -> None:
         self._app, self._asker, self._budget_s = app, asker, budget_s
-        self._epoch = secrets.randbits(52) + 1
+        self._epoch = secrets.randbits(40) + 1
         self._sequences = itertools.count(1)
 
     def operation(self) -> Mark:
@@ -128,13 +128,13 @@ class SyncClient:
         """A key as the cloud has it; a STRONG one as it is now, for everybody."""
         return unpacked((await self._ask(SyncVerb.GET, key)).body, KeyView)
 
-    async def status(self, task_id: str) -> TaskView:
+    async def status(self, task_id: str) -> SyncTaskView:
         """One write, target by target."""
-        return unpacked((await self._ask(SyncVerb.STATUS, task_id)).body, TaskView)
+        return unpacked((await self._ask(SyncVerb.STATUS, task_id)).body, SyncTaskView)
 
-    async def tasks(self) -> list[TaskView]:
+    async def tasks(self) -> list[SyncTaskView]:
         """The newest writes that are on their way, or ended within the last hour."""
-        return unpacked((await self._ask(SyncVerb.TASKS)).body, list[TaskView])
+        return unpacked((await self._ask(SyncVerb.TASKS)).body, list[SyncTaskView])
 
     async def keys(self, prefix: str = "") -> list[KeyView]:
         """Every key that begins so."""

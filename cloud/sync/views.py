@@ -9,7 +9,7 @@ from cloud.sync.records import Sharing, SyncTask
 from shared.entries import level_of, strategy_of
 from shared.lanes import Lane
 from shared.sync import ConsistencyLevel
-from shared.sync_views import ConflictView, KeyView, ReplicaView, TaskView
+from shared.sync_views import ConflictView, KeyView, ReplicaView, SyncTaskView
 from shared.versions import Entry, conflicts_of, stamp_unix_ms, value_of
 
 
@@ -45,7 +45,7 @@ def conflict_views(entry: Entry) -> list[ConflictView]:
     ]
 
 
-def task_view(task: SyncTask, fleet: Fleet, unix_ms: int) -> TaskView:
+def task_view(task: SyncTask, fleet: Fleet, unix_ms: int) -> SyncTaskView:
     """One task, target by target."""
     replicas = {node: _replica(task, node, fleet) for node in task.targets}
     lag = sum(one.state not in ("acked", "sent") for one in replicas.values())
@@ -53,7 +53,7 @@ def task_view(task: SyncTask, fleet: Fleet, unix_ms: int) -> TaskView:
         len(conflicts_of(fleet.journal.read(name)))
         for name in {task.name_for(node) for node in task.targets} | {task.key}
     )
-    return TaskView(
+    return SyncTaskView(
         task_id=task.task_id,
         kind=task.kind.value,
         sync_type=task.sync_type.value,

@@ -17,7 +17,7 @@ from shared.sync import (
     SyncStrategy,
     SyncVerb,
 )
-from shared.sync_views import ConflictView, KeyView, PutResult, TaskView
+from shared.sync_views import ConflictView, KeyView, PutResult, SyncTaskView
 from shared.wire import encode, unpacked
 from tests.support.syncing import World
 
@@ -407,4 +407,4 @@ def test_every_strategy_moves_models_at_every_level(strategy, level):
     assert ok(world, asked).acked == (("n1", "n2") if level is STRONG else ())
     status = world.ask(SyncVerb.STATUS, task)
     world.run(0.1)
-    assert unpacked(world.replies[status].body, TaskView).status == "done"
+    assert unpacked(world.replies[status].body, SyncTaskView).status == "done"

@@ -9,25 +9,26 @@ from typing import Any
 
 import msgspec
 
+from broker.ask import checked
 from cloud.facts import NodeChanged, NodeFact, NodeStatus
 from cloud.sync import events as cloud_events
+from cloud.sync.client import SyncClient
 from cloud.sync.core import Phase, Sync
 from cloud.sync.records import NodeMemory, Record, SyncTask
 from edge.sync import events as edge_events
 from edge.sync.core import DeviceSync
-from shared.core import Clear, Effect, LinkDown, LinkUp, Publish, Tick
+from shared.core import Clear, Effect, Tick
 from shared.messages import CloudPresence, Reply
 from shared.sync import (
     ConsistencyLevel,
     Gate,
     OpenGate,
-    Operation,
     Outcome,
     SyncAsk,
     SyncStrategy,
     SyncVerb,
 )
-from shared.topics import APP_REPLY, DESIRED_KEY, REPORTED_KEY, SYNC_DOWN, SYNC_UP
+from shared.topics import APP_REPLY, DESIRED_KEY, REPORTED_KEY, SYNC_DOWN, SYNC_UP, Address
 from shared.versions import Entry, fields_in, value_of
 from simulation.network import Clock, Member, Network
 
@@ -339,6 +340,28 @@ class World:
         return quiet and all(theirs == ours for theirs, ours in self.roots().values())
 
 
+class WorldAsker:
+    """The real client of an application, in a world whose time passes only while somebody waits."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+
+    async def ask(self, to: Address[Any], build: Callable[[str, float], SyncAsk], budget_s: float) -> Reply:
+        self.world.asked += 1
+        correlation = f"c{self.world.asked}"
+        assert self.world.cloud.member is not None
+        asked = cloud_events.Asked("app", build(correlation, budget_s), self.world.cloud.unix_ms())
+        self.world.cloud.member.feed(asked)
+        self.world.until(lambda: correlation in self.world.replies, budget_s + 1.0)
+        return checked(self.world.replies[correlation])
+
+
+def client_of(world: World) -> SyncClient:
+    """What ``Fleet.sync`` is."""
+    asker: Any = WorldAsker(world)
+    return SyncClient("app", asker, lambda: 10.0)
+
+
 class _App:
     """Keeps the first reply to each request."""
 
@@ -352,6 +375,3 @@ class _App:
 
     def check(self) -> None:
         """Nothing to check."""
-
-
-__all__ = ["LinkDown", "LinkUp", "Operation", "Publish", "World"]
