@@ -142,7 +142,7 @@ def _simulate(
 def _on_a_fleet(job: "JobFile", config: "Config", resume: bool, json: bool) -> "LearnResult":
     from cloud.cli.learn_show import Board
     from cloud.client import connected
-    from cloud.learning.follow import create, follow, succeeded
+    from cloud.learning.follow import create, follow, succeeded, who_is_missing
     from cloud.learning.report import report_of
     from cloud.learning.result import result_of
 
@@ -153,6 +153,7 @@ def _on_a_fleet(job: "JobFile", config: "Config", resume: bool, json: bool) -> "
             with Board(_console(), job.spec.rounds, quiet=json) as board:
                 if not resume:
                     await create(fleet, job, board.progress)
+                    board.note(await who_is_missing(fleet.learning, job.spec))
                 view = succeeded(await follow(fleet.learning, name, board.watcher))
             return result_of(await report_of(fleet.learning, view.spec.job), stays=True)
 

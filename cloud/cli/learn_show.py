@@ -220,7 +220,7 @@ class Board:
         self.rows: list[RoundRow] = []
         self._console, self._rounds, self._quiet = console, rounds, quiet
         self._fact: JobFact | None = None
-        self._note = ""
+        self._note = self._lasting = ""
         self._live: Live | None = None
 
     def __enter__(self) -> "Board":
@@ -266,8 +266,17 @@ class Board:
         self._note = "" if done >= total else f"{about}: {counts}"
         self._draw()
 
+    def note(self, what: str) -> None:
+        """Something to know until the first round is open."""
+        self._note = self._lasting = what
+        if what and self._live is None and not self._quiet:
+            self._console.print(Text(what), highlight=False)
+        self._draw()
+
     def _heard(self, fact: JobFact) -> None:
-        self._fact, self._note = fact, ""
+        if fact.phase == Phase.TRAINING:
+            self._lasting = ""
+        self._fact, self._note = fact, self._lasting
         self._draw()
 
     def _ended(self, row: RoundRow) -> None:

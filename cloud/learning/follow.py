@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from cloud.learning.client import JobNews, LearningClient
 from cloud.learning.jobfile import JobFile
 from shared.errors import ConfigError, TimedOut, Unavailable
-from shared.learning import JobFact, JobView, Phase, RoundRow
+from shared.learning import JobFact, JobSpec, JobView, Phase, RoundRow
 
 if TYPE_CHECKING:
     from cloud.client import Fleet
@@ -45,6 +45,16 @@ async def create(fleet: "Fleet", job: JobFile, progress: Callable[[str, int, int
         state = await fleet.upload(package, lambda have, p=path, n=total: progress(p.name, have, n))  # type: ignore[misc]
         digests[name] = state.digest
     return await fleet.learning.create(job.with_digests(digests))
+
+
+async def who_is_missing(learning: LearningClient, spec: JobSpec) -> str:
+    """Why no round can open as things are, for a person; empty: enough devices have the data."""
+    source = spec.plan.source
+    have = sum(source in one.learner.sources for one in await learning.learners())
+    if have >= spec.quorum:
+        return ""
+    who = f"{have} device{' has' if have == 1 else 's have'} data called {source!r}"
+    return f"{who}, and the quorum is {spec.quorum}; 'shoal learn learners' lists them"
 
 
 def succeeded(view: JobView) -> JobView:

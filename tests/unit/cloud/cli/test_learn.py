@@ -199,6 +199,11 @@ def test_a_job_runs_to_its_end_and_says_what_to_do_next(shoal: Shoal, fleet: Fak
     assert {wanted.package, wanted.serve} == uploaded
 
 
+def test_a_job_for_which_nobody_has_data_says_so(shoal: Shoal, fleet: FakeFleet) -> None:
+    said = played(shoal, fleet)
+    assert "0 devices have data called 'digits', and the quorum is 3" in said.err
+
+
 def test_with_json_it_prints_one_object(shoal: Shoal, fleet: FakeFleet) -> None:
     said = played(shoal, fleet, "--json")
     assert (said.code, said.err) == (0, "")

@@ -59,6 +59,16 @@ def test_what_happens_before_the_first_round_is_told() -> None:
     assert "sending" not in text_of(board.page())
 
 
+def test_why_nothing_happens_is_told_until_something_does() -> None:
+    board = Board(console(terminal=True), 4, quiet=False)
+    board.note("0 devices have data")
+    waiting_for = msgspec.structs.replace(finished()[0], phase=Phase.INITIALIZING)
+    board.watcher.fact(fact(waiting_for))
+    assert "0 devices have data" in text_of(board.page())
+    board.watcher.fact(fact(msgspec.structs.replace(waiting_for, phase=Phase.TRAINING)))
+    assert "0 devices have data" not in text_of(board.page())
+
+
 def test_without_a_terminal_there_is_a_line_a_round() -> None:
     plain = console(terminal=False)
     with Board(plain, 4, quiet=False) as board, waiting(plain, "...", quiet=False):
