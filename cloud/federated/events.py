@@ -251,7 +251,7 @@ class Aggregate(Work):
 
 @dataclass(frozen=True, slots=True)
 class Aggregated:
-    """The version is durable. ``clients``: how many count in it."""
+    """The version is made: it is durable, or can be made again from what is. ``clients``: how many count."""
 
     at: PassId
     version: Version
@@ -293,12 +293,13 @@ class Removed:
 
 
 @dataclass(frozen=True, slots=True)
-class Retire(Work):
-    """Nobody starts from versions before this one any more: delete them, their artifacts (``digests``), and
-    the logs of rounds before ``round``. No answer."""
+class Settle(Work):
+    """Make the file of version ``newest`` durable. Then delete what nobody starts from any more: versions
+    before ``oldest``, artifacts (``digests``), logs of rounds before ``round``. No answer."""
 
     job: str
-    version: int
+    newest: int
+    oldest: int
     round: int
     digests: tuple[str, ...]
 

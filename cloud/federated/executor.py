@@ -36,8 +36,8 @@ from cloud.federated.events import (
     Prepared,
     Remove,
     Removed,
-    Retire,
     SaveClients,
+    Settle,
     StoredJob,
     Whole,
     Write,
@@ -55,7 +55,7 @@ from shared.core import Failed, Work
 from shared.errors import ConfigError, ShoalError, Unreadable
 from shared.ids import checked_id
 from shared.learning import Learner, Reject, RoundView
-from shared.vectors import F32, Layout
+from shared.vectors import F32, Layout, Vector, check_of
 
 Clients = dict[str, tuple[str, Learner]]
 
@@ -148,7 +148,7 @@ class Executor:
             raise Unreadable("its journal holds no state")
         checked(state.spec)
         self.journals[folder.name] = log
-        yield StoredJob(self._with_artifacts(folder, state), tuple(views), *self._answers(folder, state))
+        yield StoredJob(self._mended(folder, state), tuple(views), *self._answers(folder, state))
 
     def _answers(self, folder: Path, state: JobState) -> tuple[tuple[Answer, ...], tuple[Answer, ...]]:
         """Of the open pass, and of the others that still have a log."""
@@ -160,15 +160,30 @@ class Executor:
             recent += [] if path.name == name else heads(path)
         return answers, tuple(sorted(recent, key=lambda one: one.asked))
 
-    def _with_artifacts(self, folder: Path, state: JobState) -> JobState:
-        """What a power cut took of the artifacts is made again, or no longer offered."""
+    def _mended(self, folder: Path, state: JobState) -> JobState:
+        """What a power cut took is made again: the newest version, its snapshot. A delta is only no longer
+        offered: its readers have the way by the snapshot."""
+        ref = state.version.ref
+        try:
+            model = versions.load(folder, ref)
+        except Unreadable:
+            model = self._made_again(folder, state)
         if all(map(self._sound, (one.digest for one in state.version.manifests))):
             return state
-        model = versions.load(folder, state.version.ref)
-        again = versions.offered(
-            versions.Made(model), state.version.ref.layout_hash, self.artifacts, self.sign
-        )
+        again = versions.offered(versions.Made(model), ref.layout_hash, self.artifacts, self.sign)
         return msgspec.structs.replace(state, version=again)
+
+    def _made_again(self, folder: Path, state: JobState) -> versions.Model:
+        """The newest version, from the one before and the log of the pass in between: both are durable."""
+        if state.before is None or state.made is None:
+            raise Unreadable(f"version {state.version.ref.version} is gone")
+        at = Pass(state.spec, state.before.ref, state.made)
+        change = Collected(at, folder, self.sync).change()
+        model = _next(at, versions.load(folder, at.model), change).model
+        if check_of(model.x) != state.version.ref.check:
+            raise Unreadable(f"version {model.version}, made again, is another one")
+        versions.save(folder, model, self.sync)
+        return model
 
     def _sound(self, digest: str) -> bool:
         try:
@@ -216,10 +231,11 @@ class Executor:
         self._delete_artifacts(work.digests)
         return Removed(work.job)
 
-    def _retire(self, work: Retire) -> None:
+    def _settle(self, work: Settle) -> None:
         folder = self._folder(work.job)
+        versions.settle(folder, work.newest, self.sync)
         for path in folder.glob("version-*.state"):
-            if int(path.stem.partition("-")[2]) < work.version:
+            if int(path.stem.partition("-")[2]) < work.oldest:
                 path.unlink(missing_ok=True)
         for path in folder.glob("*-*-*.log"):
             if int(path.name.partition("-")[0]) < work.round:
@@ -287,10 +303,8 @@ class Executor:
         began, at, job = self.clock(), work.at, work.at.spec.job
         collected = self._collected(at)
         model = self._model(at)
-        made = versions.next_version(
-            at.spec, resolve(at.spec.strategy, at.spec.options), model, collected.change()
-        )
-        versions.save(self._folder(job), made.model, self.sync)
+        made = _next(at, model, collected.change())
+        versions.save(self._folder(job), made.model, None)
         version = versions.offered(made, at.model.layout_hash, self.artifacts, self.sign)
         del self.collected[job]
         self.models[job] = made.model
@@ -310,6 +324,10 @@ class Executor:
             self.packages, spec.serve, spec.version_name, work.description, layout, model.x
         )
         return ModelMade(spec.job, self.packages.offer(package))
+
+
+def _next(at: Pass, model: versions.Model, change: Vector) -> versions.Made:
+    return versions.next_version(at.spec, resolve(at.spec.strategy, at.spec.options), model, change)
 
 
 def _examined(at: Pass, whole: Whole) -> tuple[Rejection | None, Content]:
@@ -353,7 +371,7 @@ _PERFORM: Mapping[type[Work], Callable[[Executor, Any], object]] = {
     Write: Executor._write,
     Aggregate: Executor._aggregate,
     MakeModel: Executor._make_model,
-    Retire: Executor._retire,
+    Settle: Executor._settle,
     Remove: Executor._remove,
     SaveClients: Executor._save_clients,
 }

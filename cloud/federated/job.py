@@ -249,6 +249,7 @@ class Job:
         self.change(
             version=version,
             before=state.version,
+            made=done.at.opening,
             norms=(*state.norms, *sorted(done.norms))[-NORMS_KEPT:],
             train_s=newest(state.train_s, done.rows),
             clients=clients if self.overlap else {},
@@ -337,7 +338,8 @@ class Job:
         index = heard.asked - self.views[0].row.round if self.views else -1
         if heard.header.task is not Task.TRAIN or not 0 <= index < len(self.views):
             return False
-        return counts(self.views[index], heard.client, heard.header)
+        views = self.views[index : index + 1 + self.strategy.staleness_max]
+        return any(counts(view, heard.client, heard.header) for view in views)
 
     def round_view(self, number: int, now: float) -> RoundView | None:
         """One round: over, under way, or the attempt that failed last."""

@@ -65,6 +65,7 @@ class JobState(msgspec.Struct, frozen=True, kw_only=True):
     opening: Opening | None = None
     view: RoundView | None = None
     before: Version | None = None  # whose artifacts are still on offer
+    made: Opening | None = None  # the pass that led from there to ``version``
     norms: tuple[float, ...] = ()
     train_s: tuple[float, ...] = ()
     evaluate_s: tuple[float, ...] = ()

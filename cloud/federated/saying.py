@@ -8,7 +8,7 @@ from math import inf
 
 import msgspec
 
-from cloud.federated.events import Offer, Retire, Withdraw
+from cloud.federated.events import Offer, Settle, Withdraw
 from cloud.federated.job import Job
 from shared.core import Clear, Effect, Publish
 from shared.learning import JobFact, Phase, RoundFact
@@ -62,9 +62,10 @@ def _artifacts(job: Job) -> list[Effect]:
     gone = [digest for digest in job.gone if digest not in wanted]
     for digest in gone:
         effects += [Clear(MANIFEST.at(artifact=digest)), Withdraw(digest)]
-    if gone:
-        oldest = job.state.before.ref.version if job.state.before else 0
-        effects.append(Retire(job.name, oldest, job.state.round - 1, tuple(gone)))
+    state, before = job.state, job.state.before
+    if before is not None and wanted.keys() != job.offered.keys():
+        newest, oldest = state.version.ref.version, before.ref.version
+        effects.append(Settle(job.name, newest, oldest, state.round - 1, tuple(gone)))
     job.offered, job.gone = wanted, ()
     return effects
 

@@ -25,8 +25,8 @@ from cloud.federated.events import (
     PartArrived,
     Prepare,
     Remove,
-    Retire,
     SaveClients,
+    Settle,
     Withdraw,
     Write,
 )
@@ -54,7 +54,7 @@ def learning_service(
     Feed it what the registry says of nodes, and a ``ModelAdded`` for each model in the catalog.
     """
     thread = _Thread(executor)
-    works = (Load, Prepare, Write, Judge, Aggregate, MakeModel, Remove, Retire, SaveClients)
+    works = (Load, Prepare, Write, Judge, Aggregate, MakeModel, Remove, Settle, SaveClients)
     return Service(
         "learning",
         core,

@@ -3,6 +3,10 @@
     x ──server step──> target ──codec──> delta ──> x' = x + delta      as every device computes it, to the bit
                           └── every 20th version: x' = target, as a snapshot only
 
+The file of a version is synced only after devices were told of it (:func:`settle`), since it is no more than
+what follows from the version before and the log of updates, which both are durable: a power cut costs a
+moment of work at the next start, and no round waits for megabytes to reach the disk.
+
 What a delta's codec left out is kept with the version, and goes into the next one (error feedback). Rounding
 is drawn from the job's seed and the version's number: a version that is made again has the same bits.
 """
@@ -16,7 +20,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from cloud.federated.journal import Sync, write_whole
+from cloud.federated.journal import Sync, sync_folder, write_whole
 from cloud.federated.records import Version
 from cloud.federated.strategies import Strategy, apply
 from shared.artifacts import make_manifest
@@ -94,11 +98,21 @@ def state_path(folder: Path, version: int) -> Path:
     return folder / f"version-{version}.state"
 
 
-def save(folder: Path, model: Model, sync: Sync = os.fsync) -> None:
-    """Durable when this returns. Raises ``OSError``."""
+def save(folder: Path, model: Model, sync: Sync | None) -> None:
+    """Durable when this returns, where ``sync`` is given. Raises ``OSError``."""
     vectors = {name: one.tobytes() for name, one in {**model.state, "x": model.x}.items()}
     data = msgspec.msgpack.encode(_File(model.version, vectors))
     write_whole(state_path(folder, model.version), data, sync)
+
+
+def settle(folder: Path, version: int, sync: Sync) -> None:
+    """What was saved without is durable when this returns. Raises ``OSError``."""
+    descriptor = os.open(state_path(folder, version), os.O_RDONLY)
+    try:
+        sync(descriptor)
+    finally:
+        os.close(descriptor)
+    sync_folder(folder, sync)
 
 
 def load(folder: Path, ref: ModelRef) -> Model:

@@ -141,6 +141,47 @@ def test_an_artifact_that_a_power_cut_took_is_made_again(tmp_path):
     world.executor.close()
 
 
+@pytest.mark.parametrize("strategy", ["fedavg", "fedyogi", "median", "fedbuff"])
+def test_a_version_that_a_power_cut_took_is_made_again_to_the_bit(tmp_path, strategy):
+    world, plain = World(tmp_path / "cut"), World(tmp_path / "plain")
+    for one in (world, plain):
+        one.create(strategy=strategy, rounds=4)
+        one.everybody()
+        one.everybody()
+    ref, file = world.state().version.ref, world.folder / "jobs" / JOB_NAME / "version-2.state"
+    file.write_bytes(file.read_bytes()[:30])
+    world.crash()
+    assert world.state().version.ref == ref
+    for one in (world, plain):
+        one.run()
+        one.executor.close()
+    assert world.state().version.ref.check == plain.state().version.ref.check
+
+
+def test_a_version_is_synced_before_the_one_it_was_made_from_goes(tmp_path):
+    synced: list[str] = []
+    world = World(tmp_path)
+    world.executor.sync = lambda descriptor: synced.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+    world.create(rounds=3)
+    for number in (1, 2, 3):
+        synced.clear()
+        world.everybody()
+        assert f"{tmp_path}/jobs/{JOB_NAME}/version-{number}.state" in synced
+        kept = sorted(path.name for path in (tmp_path / "jobs" / JOB_NAME).glob("version-*"))
+        assert kept == [f"version-{number - 1}.state", f"version-{number}.state"]
+    world.executor.close()
+
+
+def test_a_version_that_can_not_be_made_again_is_said_to_be_gone(tmp_path):
+    world = World(tmp_path)
+    world.create()
+    (tmp_path / "jobs" / JOB_NAME / "version-0.state").unlink()
+    world.crash()
+    assert not world.core.jobs
+    assert any("version 0 is gone" in said for said in world.ignored)
+    world.executor.close()
+
+
 def test_a_long_journal_is_rewritten_and_says_the_same(tmp_path, monkeypatch):
     def lived(name: str) -> World:
         world = World(tmp_path / name)

@@ -5,8 +5,9 @@ same model, whatever happened on the way. Work is performed when a test lets it,
 coordinator and a new executor on the same folder.
 """
 
+import os
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -207,6 +208,7 @@ class World:
     sendable: set[str] = field(default_factory=set)
     facts: list[JobFact] = field(default_factory=list)
     asked: list[RoundFact] = field(default_factory=list)
+    synced: set[int] = field(default_factory=set)
     on_work: Callable[[Work, str], None] = lambda work, when: None
     core: Coordinator = field(init=False)
     executor: Executor = field(init=False)
@@ -217,15 +219,23 @@ class World:
     def boot(self) -> None:
         """A process of the cloud begins; the broker and the disk are as they were left."""
         self.core, self.works = Coordinator(self.term), deque()
-        self.executor = Executor(
-            self.folder, self.shelf, lambda one: one, lambda: self.now, sync=lambda _: None
-        )
+        self.executor = Executor(self.folder, self.shelf, lambda one: one, lambda: self.now, sync=self.sync)
         self.executor.open()
         self.sendable.clear()
         self.feed(Tick(), LinkUp(False))
         for client in self.clients:
             self.feed(LearnerSeen(client, learner()))
         self.works_done()
+
+    def sync(self, descriptor: int) -> None:
+        """What the disk does when it is told that something must last: nothing, but it remembers."""
+        self.synced.add(os.fstat(descriptor).st_ino)
+
+    def unsynced(self) -> Iterator[Path]:
+        """Versions that a power cut would take."""
+        for path in self.folder.glob("jobs/*/version-*.state"):
+            if path.stat().st_ino not in self.synced:
+                yield path
 
     def crash(self) -> None:
         """Whatever was in memory is gone."""
