@@ -52,6 +52,7 @@ class Audit:
     _data: dict[int, dict[Sent, tuple[str, bytes]]] = field(default_factory=dict)  # by round
     _told: dict[Sent, str] = field(default_factory=dict)  # the first receipt: it ends the duty to send
     _journal: set[Sent] = field(default_factory=set)
+    _accepted: dict[PassId, set[Sent]] = field(default_factory=dict)  # in passes that are not over
     _made: dict[int, Made] = field(default_factory=dict)  # by version
 
     def sent(self, client: str, number: int, codec: str, digest: str, data: bytes) -> None:
@@ -68,6 +69,7 @@ class Audit:
         """The journal has one more update, or has not."""
         if isinstance(answer, Judged) and answer.rejection is None:
             self._journal.add((answer.client, answer.digest))
+            self._accepted.setdefault(answer.at, set()).add((answer.client, answer.digest))
 
     def aggregated(self, work: Aggregate, answer: object) -> None:
         """A version was made: of what?"""
@@ -75,6 +77,10 @@ class Audit:
             return
         at, check = work.at, answer.version.ref.check
         answers = self._logged(at)
+        lacking = self._accepted.get(at.id, set()) - {(one.client, one.header.digest) for one in answers}
+        for client, _ in sorted(lacking):
+            self._complain(at, f"an update of {client} was accepted, and the log of the pass lacks it")
+        self._accepted = {one: sent for one, sent in self._accepted.items() if one == at.id}
         base = versions.load(self.folder / "jobs" / at.spec.job, at.model)
         strategy = resolve(at.spec.strategy, at.spec.options)
         again = versions.next_version(at.spec, strategy, base, self._change(at, answers))

@@ -77,7 +77,7 @@ def chance(seed: int, *names: object) -> random.Random:
 
 def natures(troubles: Troubles, seed: int, nodes: list[str]) -> dict[str, Nature]:
     """Of each device. Exactly the share that was asked for lies, and the ways to lie take turns."""
-    liars = chance(seed, "liars").sample(nodes, round(troubles.poison * len(nodes)))
+    liars = chance(seed, "liars").sample(sorted(nodes), round(troubles.poison * len(nodes)))
     ways = list(Poison)
     lies = {node: ways[number % len(ways)] for number, node in enumerate(liars)}
     return {node: _nature(troubles, chance(seed, "nature", node), lies.get(node)) for node in nodes}
