@@ -257,6 +257,16 @@ DATA_GOALS = (
         part="desired",
     ),
     Goal("desired state, p95", lambda r: r["desired"]["p95_ms"], 40, "ms", part="desired"),
+    Goal("STRONG write, three replicas, p50", lambda r: r["sync"]["strong"]["p50_ms"], 15, "ms", part="sync"),
+    Goal("STRONG write, three replicas, p99", lambda r: r["sync"]["strong"]["p99_ms"], 60, "ms", part="sync"),
+    Goal("EVENTUAL write on a device, p50", lambda r: r["sync"]["eventual"]["p50_ms"], 2, "ms", part="sync"),
+    Goal(
+        "a day offline, 10,000 edits of 1,000 keys: moved",
+        lambda r: r["sync"]["offline"]["ratio"],
+        1.3,
+        "x the live state",
+        part="sync",
+    ),
     Goal(
         "residency: a decision, p99",
         lambda r: r["residency"]["decision"]["p99_us"],
