@@ -216,6 +216,9 @@ Held-out accuracy: **{built.accuracy:.3f}**.
 | `heldout.npz` | `images` uint8 [{HELD_OUT}, 64] of 0 to 16, `labels`, `predictions` (torch's classes) |
 | `digits.sha256` | for `sha256sum -c` |
 
+Eight devices, each with an uneven share of `train.npz`, learn it together:
+`shoal learn examples/digits --devices 8 --rounds 20`.
+
 The model takes float32 [items, 64], pixels divided by 16, and gives float32 [items, 10]: one score per digit.
 A rebuild with the pinned torch and wasmtime trains from scratch and gives the same bytes on every machine:
 
