@@ -65,7 +65,7 @@ def arguments(words: "Sequence[str] | None" = None) -> argparse.Namespace:
     _share(parser, "duplicate", DUPLICATE, "of all deliveries come twice")
     _share(parser, "late", LATE, "of a round's updates come too late")
     _share(parser, "poison", POISON, "of the devices send lies: not finite, huge, or -10 x what they learned")
-    _share(parser, "skew", SKEW_S, "seconds that clocks are off; they run up to 2 % fast or slow", "S")
+    _share(parser, "skew", SKEW_S, "seconds that clocks are off; they run up to 2 %% fast or slow", "S")
     parser.add_argument("--kill-coordinator", action="store_true", help="once in each round, at random")
     parser.add_argument("--scratch", type=Path, help="folder for disks (default: in memory where possible)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
@@ -194,7 +194,7 @@ def main(words: "Sequence[str] | None" = None) -> int:
     else:
         console = Console()
         console.print(table_of(outcome))
-        console.print(summary_of(outcome, wall_s), markup=False, highlight=False)
+        console.print(summary_of(outcome, wall_s), markup=False, highlight=False, soft_wrap=True)
     return 0 if outcome.phase == "completed" and not outcome.complaints else 1
 
 

@@ -103,12 +103,19 @@ def test_the_command_prints_one_object(capsys: pytest.CaptureFixture[str]) -> No
     assert first == again
 
 
+def test_help_has_examples(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main(["--help"])
+    assert "--kill-coordinator" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
         (["--drop", "1.5"], "share"),
         (["--devices", "0"], "--devices"),
         (["--set", "round=3"], "rounds"),
+        (["--strategy", "nonsense"], "there are fedavg"),
     ],
 )
 def test_what_cannot_be_played_is_said(
