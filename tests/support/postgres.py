@@ -49,7 +49,7 @@ class Postgres:
         subprocess.run(_stepped_down(initdb), check=True, stdout=subprocess.DEVNULL, cwd=self.folder)
 
     def start(self) -> "Postgres":
-        """Start and wait until it answers."""
+        """Start and wait until it answers. It lives no longer than the thread that called this."""
         command = [self._postgres, "-D", str(self.folder / "data"), "-k", str(self.folder)]
         for name, value in {"listen_addresses": "", **self._settings}.items():
             command += ["-c", f"{name}={value}"]
