@@ -25,6 +25,7 @@ from cloud.federated.journal import Log, Sync, answer_record, read_answer
 from cloud.federated.records import Answer
 from cloud.federated.robust import combine
 from cloud.federated.strategies import Tally, client_weight, finish, limited, resolve
+from cloud.federated.versions import Made, Model, next_version
 from shared.codecs import SUM, decode, decode_sum
 from shared.errors import Unavailable
 from shared.learning import Task, UpdateHeader
@@ -77,6 +78,10 @@ class Collected:
             raise Unavailable("no update was accepted")
         mean = self._robust() if self._sum is None else self._sum.mean()
         return finish(self.strategy, mean, tally)
+
+    def next(self, model: Model) -> Made:
+        """The version after ``model``, which the pass began with."""
+        return next_version(self.at.spec, self.strategy, model, self.change())
 
     def _add(self, answer: Answer, content: Content) -> None:
         header = answer.header

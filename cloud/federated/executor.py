@@ -6,21 +6,19 @@ nothing that the disk does not hold: what is in memory (running sums, newest ver
 Updates that arrive together share one sync: :meth:`Executor.perform` takes several pieces of work.
 """
 
-import fcntl
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from hashlib import sha256
 from itertools import groupby
 from pathlib import Path
 from typing import Any, cast
 
-import msgspec
 import numpy as np
 
 from cloud.federated import versions
-from cloud.federated.collected import Collected, Content, Fresh, heads, log_name, read
+from cloud.federated.collected import Collected, Content, Fresh, read
+from cloud.federated.disk import Disk
 from cloud.federated.events import (
     Aggregate,
     Aggregated,
@@ -38,29 +36,19 @@ from cloud.federated.events import (
     Removed,
     SaveClients,
     Settle,
-    StoredJob,
     Whole,
     Write,
     Written,
 )
 from cloud.federated.gate import Rejection, check_bytes, check_delta, check_sum, norm_of
-from cloud.federated.journal import REWRITE_BYTES, Log, Sync, refused, write_whole
+from cloud.federated.journal import Sync, refused
 from cloud.federated.packages import Packages, check_serving, start_of, with_parameters
-from cloud.federated.records import Answer, Entry, JobState, Version
-from cloud.federated.spec import checked
-from cloud.federated.strategies import resolve
-from shared.artifacts import is_digest
+from cloud.federated.records import Answer
 from shared.codecs import SUM
 from shared.core import Failed, Work
-from shared.errors import ConfigError, ShoalError, Unreadable
-from shared.ids import checked_id
-from shared.learning import Learner, Reject, RoundView
-from shared.vectors import F32, Layout, Vector, check_of
-
-Clients = dict[str, tuple[str, Learner]]
-
-_entries = msgspec.msgpack.Decoder(Entry)
-_clients = msgspec.msgpack.Decoder(Clients)
+from shared.errors import ShoalError, Unreadable
+from shared.learning import Reject
+from shared.vectors import F32, Layout
 
 
 @dataclass(slots=True)
@@ -75,28 +63,23 @@ class Executor:
     sync: Sync = os.fsync
     collected: dict[str, Collected] = field(default_factory=dict)  # by job: of its newest pass
     models: dict[str, versions.Model] = field(default_factory=dict)  # by job: its newest version
-    journals: dict[str, Log] = field(default_factory=dict)
-    lock: int = -1
+    disk: Disk = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.disk = Disk(self.folder, self.sign, self.sync)
 
     def open(self) -> None:
-        """Make the folder, and take it for this process. Raises :class:`ConfigError` when another has it."""
-        self.artifacts.mkdir(parents=True, exist_ok=True)
-        self.lock = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ConfigError(f"{self.folder} is in use by another cloud") from None
+        """Take the folder for this process. Raises :class:`ConfigError` when another has it."""
+        self.disk.open()
 
     def close(self) -> None:
-        """Give the folder back."""
-        if self.lock >= 0:
-            os.close(self.lock)
-            self.lock = -1
+        """Give it back."""
+        self.disk.close()
 
     @property
     def artifacts(self) -> Path:
         """Where snapshots and deltas lie."""
-        return self.folder / "artifacts"
+        return self.disk.artifacts
 
     def perform(self, works: Sequence[Work]) -> list[object]:
         """One answer for each, None where there is none; Failed where a disk or a package was the cause."""
@@ -114,90 +97,19 @@ class Executor:
         except ShoalError as error:
             return Failed(work, str(error))
 
-    def _folder(self, job: str) -> Path:
-        return self.folder / "jobs" / checked_id(job)
-
     # Jobs --------------------------------------------------------------------------------------------
 
     def _load(self, _: Load) -> Loaded:
         self.collected.clear()
         self.models.clear()
-        self.journals.clear()
-        jobs, problems = list[StoredJob](), list[str]()
-        (self.folder / "jobs").mkdir(exist_ok=True)
-        for folder in sorted((self.folder / "jobs").iterdir()):
-            try:
-                jobs += self._loaded(folder)
-            except (OSError, ShoalError, msgspec.MsgspecError) as error:
-                problems.append(f"job {folder.name} can't be read, and is left as it is: {error}")
-        known = {one.digest for job in jobs for one in _manifests(job.state)}
-        stray = [path for path in self.artifacts.iterdir() if path.stem not in known]
-        for path in stray if not problems else ():
-            path.unlink()
-        digests = tuple(path.stem for path in stray if is_digest(path.stem))
-        return Loaded(tuple(jobs), self._load_clients(), digests, tuple(problems))
-
-    def _loaded(self, folder: Path) -> Iterator[StoredJob]:
-        """One that has no record yet was being made when the process ended: nobody was told of it."""
-        log = Log(folder / "job.log", self.sync)
-        if not log.length and not any(folder.glob("*-*-*.log")):
-            shutil.rmtree(folder, ignore_errors=True)
-            return
-        state, views = _replayed(log)
-        if state is None:
-            raise Unreadable("its journal holds no state")
-        checked(state.spec)
-        self.journals[folder.name] = log
-        yield StoredJob(self._mended(folder, state), tuple(views), *self._answers(folder, state))
-
-    def _answers(self, folder: Path, state: JobState) -> tuple[tuple[Answer, ...], tuple[Answer, ...]]:
-        """Of the open pass, and of the others that still have a log."""
-        name, recent, answers = "", list[Answer](), tuple[Answer, ...]()
-        if state.opening is not None:
-            at = Pass(state.spec, state.version.ref, state.opening)
-            name, answers = log_name(at), heads(folder / log_name(at))
-        for path in sorted(folder.glob("*-*-*.log")):
-            recent += [] if path.name == name else heads(path)
-        return answers, tuple(sorted(recent, key=lambda one: one.asked))
-
-    def _mended(self, folder: Path, state: JobState) -> JobState:
-        """What a power cut took is made again: the newest version, its snapshot. A delta is only no longer
-        offered: its readers have the way by the snapshot."""
-        ref = state.version.ref
-        try:
-            model = versions.load(folder, ref)
-        except Unreadable:
-            model = self._made_again(folder, state)
-        if all(map(self._sound, (one.digest for one in state.version.manifests))):
-            return state
-        again = versions.offered(versions.Made(model), ref.layout_hash, self.artifacts, self.sign)
-        return msgspec.structs.replace(state, version=again)
-
-    def _made_again(self, folder: Path, state: JobState) -> versions.Model:
-        """The newest version, from the one before and the log of the pass in between: both are durable."""
-        if state.before is None or state.made is None:
-            raise Unreadable(f"version {state.version.ref.version} is gone")
-        at = Pass(state.spec, state.before.ref, state.made)
-        change = Collected(at, folder, self.sync).change()
-        model = _next(at, versions.load(folder, at.model), change).model
-        if check_of(model.x) != state.version.ref.check:
-            raise Unreadable(f"version {model.version}, made again, is another one")
-        versions.save(folder, model, self.sync)
-        return model
-
-    def _sound(self, digest: str) -> bool:
-        try:
-            data = versions.artifact_path(self.artifacts, digest).read_bytes()
-        except OSError:
-            return False
-        return sha256(data).hexdigest() == digest
+        return self.disk.load()
 
     def _prepare(self, work: Prepare) -> Prepared:
         spec = work.spec
         layout, x = start_of(self.packages, spec.package)
         if spec.serve:
             check_serving(self.packages, spec.serve, layout)
-        folder = self._folder(spec.job)
+        folder = self.disk.job(spec.job)
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         model = versions.Model(0, x)
@@ -207,55 +119,17 @@ class Executor:
         )
 
     def _write(self, work: Write) -> Written:
-        log = self.journals.get(work.job)
-        if log is None:
-            log = self.journals[work.job] = Log(self._folder(work.job) / "job.log", self.sync)
-        entry = msgspec.msgpack.encode(work.entry)
-        log.append([entry])
-        if log.length > REWRITE_BYTES + 4 * len(entry) and work.entry.state is not None:
-            self._compact(log)
+        self.disk.write(work)
         return Written(work.job)
 
-    def _compact(self, log: Log) -> None:
-        """Of the states only the last counts; the rounds that are over are all kept, in one piece each."""
-        state, views = _replayed(log)
-        ended = [msgspec.msgpack.encode(Entry(ended=view)) for view in views]
-        if sum(map(len, ended)) < log.length // 2:
-            log.rewrite([*ended, msgspec.msgpack.encode(Entry(state=state))])
-
     def _remove(self, work: Remove) -> Removed:
-        for cache in (self.collected, self.models, self.journals):
-            cache.pop(work.job, None)
-        (self._folder(work.job) / "job.log").unlink(missing_ok=True)
-        shutil.rmtree(self._folder(work.job), ignore_errors=True)
-        self._delete_artifacts(work.digests)
+        self.collected.pop(work.job, None)
+        self.models.pop(work.job, None)
+        self.disk.remove(work)
         return Removed(work.job)
 
-    def _settle(self, work: Settle) -> None:
-        folder = self._folder(work.job)
-        versions.settle(folder, work.newest, self.sync)
-        for path in folder.glob("version-*.state"):
-            if int(path.stem.partition("-")[2]) < work.oldest:
-                path.unlink(missing_ok=True)
-        for path in folder.glob("*-*-*.log"):
-            if int(path.name.partition("-")[0]) < work.round:
-                path.unlink(missing_ok=True)
-        self._delete_artifacts(work.digests)
-
-    def _delete_artifacts(self, digests: Sequence[str]) -> None:
-        for digest in digests:
-            versions.artifact_path(self.artifacts, digest).unlink(missing_ok=True)
-
-    # Clients that speak through an application -------------------------------------------------------
-
-    def _load_clients(self) -> Clients:
-        try:
-            return _clients.decode((self.folder / "clients").read_bytes())
-        except FileNotFoundError:
-            return {}
-
     def _save_clients(self, work: SaveClients) -> ClientsSaved:
-        write_whole(self.folder / "clients", msgspec.msgpack.encode(work.clients), self.sync)
+        self.disk.save_clients(work)
         return ClientsSaved()
 
     # Updates and versions ----------------------------------------------------------------------------
@@ -284,7 +158,7 @@ class Executor:
     def _collected(self, at: Pass) -> Collected:
         found = self.collected.get(at.spec.job)
         if found is None or found.at.id != at.id:
-            found = self.collected[at.spec.job] = Collected(at, self._folder(at.spec.job), self.sync)
+            found = self.collected[at.spec.job] = Collected(at, self.disk.job(at.spec.job), self.sync)
         return found
 
     def _judged(self, collected: Collected, work: Judge) -> tuple[Fresh, Rejection | None]:
@@ -303,8 +177,8 @@ class Executor:
         began, at, job = self.clock(), work.at, work.at.spec.job
         collected = self._collected(at)
         model = self._model(at)
-        made = _next(at, model, collected.change())
-        versions.save(self._folder(job), made.model, None)
+        made = collected.next(model)
+        versions.save(self.disk.job(job), made.model, None)
         version = versions.offered(made, at.model.layout_hash, self.artifacts, self.sign)
         del self.collected[job]
         self.models[job] = made.model
@@ -314,20 +188,16 @@ class Executor:
         known = self.models.get(at.spec.job)
         if known is not None and known.version == at.model.version:
             return known
-        return versions.load(self._folder(at.spec.job), at.model)
+        return versions.load(self.disk.job(at.spec.job), at.model)
 
     def _make_model(self, work: MakeModel) -> ModelMade:
         spec = work.spec
         layout: Layout = start_of(self.packages, spec.package)[0]
-        model = versions.load(self._folder(spec.job), work.model)
+        model = versions.load(self.disk.job(spec.job), work.model)
         package = with_parameters(
             self.packages, spec.serve, spec.version_name, work.description, layout, model.x
         )
         return ModelMade(spec.job, self.packages.offer(package))
-
-
-def _next(at: Pass, model: versions.Model, change: Vector) -> versions.Made:
-    return versions.next_version(at.spec, resolve(at.spec.strategy, at.spec.options), model, change)
 
 
 def _examined(at: Pass, whole: Whole) -> tuple[Rejection | None, Content]:
@@ -349,29 +219,13 @@ def _examined(at: Pass, whole: Whole) -> tuple[Rejection | None, Content]:
     return check_delta(delta, spec.clip, median, spec.norm_ratio_max), content
 
 
-def _replayed(log: Log) -> tuple[JobState | None, list[RoundView]]:
-    """The last state, and all rounds that are over."""
-    state, views = None, []
-    for payload in log.payloads():
-        entry = _entries.decode(payload)
-        state = entry.state or state
-        if entry.ended is not None:
-            views.append(entry.ended)
-    return state, views
-
-
-def _manifests(state: JobState) -> list[Any]:
-    before: Version | None = state.before
-    return [*state.version.manifests, *(before.manifests if before else ())]
-
-
 _PERFORM: Mapping[type[Work], Callable[[Executor, Any], object]] = {
     Load: Executor._load,
     Prepare: Executor._prepare,
     Write: Executor._write,
     Aggregate: Executor._aggregate,
     MakeModel: Executor._make_model,
-    Settle: Executor._settle,
+    Settle: lambda executor, work: executor.disk.settle(work),
     Remove: Executor._remove,
     SaveClients: Executor._save_clients,
 }

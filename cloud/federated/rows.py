@@ -37,10 +37,17 @@ def row_of(state: JobState, one: Round | None, phase: Phase, now: float) -> Roun
         late=one.late,
         bytes_up=sum(row.bytes_up for row in one.rows.values()),
         bytes_down=_down(state, one),
-        wall_s=max(0.0, now - one.opened_at) if one.opened_at < inf else 0.0,
+        wall_s=_wall_s(one, now),
         aggregate_s=0.0,
         detail=f"attempt {state.attempt + 1}" if state.attempt else "",
     )
+
+
+def _wall_s(one: Round, now: float) -> float:
+    """Since devices were told; of a pass that a restart found closed, as far as its log says."""
+    if one.opened_at < inf:
+        return max(0.0, now - one.opened_at)
+    return max((row.seconds for row in one.rows.values()), default=0.0)
 
 
 def _down(state: JobState, one: Round) -> int:

@@ -178,7 +178,7 @@ def test_a_disk_that_refuses_once_is_asked_again_and_nothing_is_said_before(tmp_
         world.send(client)
     world.send("c", work=False)
     world.work_one()
-    log = world.executor.journals[JOB_NAME]
+    log = world.executor.disk.journals[JOB_NAME]
     broken, said = _broken(log), len(world.facts)
     world.works_done()
     assert world.fact().phase is Phase.TRAINING, "AGGREGATING is not durable, and so not said"

@@ -161,7 +161,7 @@ def test_a_version_that_a_power_cut_took_is_made_again_to_the_bit(tmp_path, stra
 def test_a_version_is_synced_before_the_one_it_was_made_from_goes(tmp_path):
     synced: list[str] = []
     world = World(tmp_path)
-    world.executor.sync = lambda descriptor: synced.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+    world.executor.disk.sync = lambda descriptor: synced.append(os.readlink(f"/proc/self/fd/{descriptor}"))
     world.create(rounds=3)
     for number in (1, 2, 3):
         synced.clear()
@@ -192,7 +192,7 @@ def test_a_long_journal_is_rewritten_and_says_the_same(tmp_path, monkeypatch):
         return world
 
     plain = lived("plain")
-    monkeypatch.setattr("cloud.federated.executor.REWRITE_BYTES", 2000)
+    monkeypatch.setattr("cloud.federated.disk.REWRITE_BYTES", 2000)
     short = lived("short")
     sizes = [(w.folder / "jobs" / JOB_NAME / "job.log").stat().st_size for w in (plain, short)]
     assert sizes[1] < sizes[0] / 2
