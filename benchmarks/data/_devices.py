@@ -47,7 +47,7 @@ from shared.messages import Sample
 from shared.topics import ACK, CLOUD
 
 STREAM = "machine"
-SAMPLE_BYTES = 80
+SAMPLE_BYTES, PIECE_SAMPLES = 80, 3000
 
 
 class MemoryDisk:
@@ -55,13 +55,17 @@ class MemoryDisk:
 
     def __init__(self) -> None:
         self.held: dict[StreamId, dict[int, Sample]] = defaultdict(dict)
+        self.newest: dict[StreamId, tuple[int, int]] = {}
 
     def append(self, work: Append) -> Appended:
         kept = []
         for lot in work.lots:
             end = lot.first + len(lot.samples)
             self.held[lot.id].update(zip(range(lot.first, end), lot.samples, strict=True))
-            kept.append(Kept(lot.id, lot.first, end, len(lot.samples) * SAMPLE_BYTES))
+            first, until = self.newest.get(lot.id, (lot.first, lot.first))
+            first = first if until == lot.first and until - first < PIECE_SAMPLES else lot.first
+            self.newest[lot.id] = first, end
+            kept.append(Kept(lot.id, first, end, (end - first) * SAMPLE_BYTES))
         return Appended(work.lots, tuple(kept))
 
     def load(self, work: Load) -> Loaded:

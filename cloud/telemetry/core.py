@@ -59,7 +59,8 @@ class IngestLimits:
     ask_s_max: float = 300.0
     gaps: int = 20_000
     boots: int = 20_000
-    streams: int = 1000  # of one node, all its boots since our start
+    streams: int = 200  # of one node that are new to us, a minute
+    known: int = 100_000
     letters: int = 60  # of one node, a minute
     tries: int = 5
 
@@ -89,7 +90,8 @@ class Ingest:
     retry_at: float = 0.0
     gaps: dict[StreamKey, Gap] = field(default_factory=dict)
     boots: dict[str, int] = field(default_factory=dict)
-    streams: dict[str, set[StreamKey]] = field(default_factory=dict)
+    known: dict[StreamKey, None] = field(default_factory=dict)  # the newest last
+    strange: Counter[str] = field(default_factory=Counter)
     lettered: Counter[str] = field(default_factory=Counter)
     minute_ends: float = 0.0
     counts: Counter[str] = field(default_factory=Counter)
@@ -112,6 +114,7 @@ class Ingest:
                 if now >= self.minute_ends:
                     self.minute_ends = now + 60.0
                     self.lettered.clear()
+                    self.strange.clear()
                 return [*self._flush(now), *self._ask(now)]
             case LinkUp():  # what we did not hear of meanwhile is told again
                 self.boots.clear()
@@ -155,12 +158,18 @@ class Ingest:
             self.lettered[item.node] += 1
             fits = self.lettered[item.node] <= self.limits.letters
         else:
-            known = self.streams.setdefault(item.key.node, set())
-            fits = item.key in known or len(known) < self.limits.streams
-            if fits:
-                known.add(item.key)
+            fits = item.key in self.known or self._meet(item.key)
         self.counts["not welcome"] += not fits
         return fits
+
+    def _meet(self, key: StreamKey) -> bool:
+        self.strange[key.node] += 1
+        if self.strange[key.node] > self.limits.streams:
+            return False
+        if len(self.known) >= self.limits.known:
+            self.known.pop(next(iter(self.known)))
+        self.known[key] = None
+        return True
 
     def _flush(self, now: float) -> list[Effect]:
         """Everything that waits, as far as it fits into one transaction."""
@@ -288,6 +297,7 @@ class Ingest:
         assert self.queued_bytes >= 0
         assert len(self.gaps) <= self.limits.gaps
         assert len(self.boots) <= self.limits.boots
+        assert len(self.known) <= self.limits.known
 
 
 def _ack(position: Position, asked: Ranges) -> StreamAck:

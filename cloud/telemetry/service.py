@@ -41,7 +41,7 @@ from cloud.telemetry.retention import (
     Trimmed,
 )
 from cloud.telemetry.retention import Event as RetentionEvent
-from cloud.telemetry.store import ReportItem, StreamKey, TelemetryStore
+from cloud.telemetry.store import Position, ReportItem, StreamKey, TelemetryStore
 from shared.config import Config, KeepSection, RetentionSection
 from shared.errors import RemoteError
 from shared.topics import STREAMS, TELEMETRY
@@ -146,14 +146,18 @@ class IngestWorker:
         return Looked(tuple(found[key] for key in sorted(found)))
 
     async def _look_at(self, work: LookAt) -> Event:
-        positions = await asyncio.to_thread(self._store.ledger, work.node)
-        return LookedAt(
-            tuple(
-                one
-                for one in positions
-                if one.settled < one.produced and one.key.epoch and one.key not in work.listed
-            )
-        )
+        unsettled = await asyncio.to_thread(_unsettled, self._store, work.node)
+        return LookedAt(tuple(one for one in unsettled if one.key not in work.listed))
+
+
+def _unsettled(store: TelemetryStore, node: str) -> list[Position]:
+    """The numbered streams of a node that are not complete."""
+    found: list[Position] = []
+    after: StreamKey | None = None
+    while page := store.ledger(node, after):
+        found += [one for one in page if one.settled < one.produced and one.key.epoch]
+        after = page[-1].key
+    return found
 
 
 def retention_service(

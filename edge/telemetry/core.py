@@ -44,9 +44,19 @@ from edge.telemetry.events import (
 )
 from edge.telemetry.stream import Stream
 from shared.core import Chance, Effect, Failed, Ignore, LinkDown, LinkUp, Publish, Tick
-from shared.messages import Grade, Sample, StreamAck, StreamsReport, TelemetryAck, TelemetryBatch
+from shared.messages import (
+    Grade,
+    Sample,
+    StreamAck,
+    StreamReport,
+    StreamsReport,
+    TelemetryAck,
+    TelemetryBatch,
+)
 from shared.topics import STREAMS, TELEMETRY
 
+REPORT_BYTES = STREAMS.bytes_max // 2  # of one message; the next two are the most that each takes
+STREAM_BYTES, RANGE_BYTES = 200, 20
 GRADES = (Grade.CRITICAL, Grade.NORMAL, Grade.BULK)
 _RANK: Mapping[Grade, int] = {grade: rank for rank, grade in enumerate(GRADES)}
 MACHINE = "system"
@@ -68,6 +78,7 @@ class Limits:
     unwritten: int = 5000
     append: int = 5000  # of one write
     bytes_max: int = 64 << 20
+    pieces: int = 2000  # files
     resend_min_s: float = 5.0
     resend_max_s: float = 60.0
     report_s: float = 60.0
@@ -179,7 +190,7 @@ class Telemetry:
                 return self._loaded(event, now)
             case Discarded(kept):
                 self.discarding = False
-                self._stream(kept.id).give_up(kept.first, kept.end)
+                self._stream(kept.id).gave_way(kept)
                 self._report_soon(now)
                 return [*self._make_room(), *self._write(now)]
             case Restored():
@@ -256,7 +267,8 @@ class Telemetry:
 
     def _make_room(self) -> list[Effect]:
         over = sum(stream.bytes for stream in self.streams.values()) > self.limits.bytes_max
-        return self._give_up_oldest() if over else []
+        many = sum(len(stream.kept) for stream in self.streams.values()) > self.limits.pieces
+        return self._give_up_oldest() if over or many else []
 
     def _give_up_oldest(self) -> list[Effect]:
         """The oldest piece of the lowest grade; its stream keeps counting."""
@@ -418,10 +430,20 @@ class Telemetry:
 
     def _report(self, now: float) -> list[Effect]:
         self.report_at, self.reported_at = now + self.limits.report_s, now
-        told = [stream.report() for stream in self.streams.values()]
-        if not told:
-            return []
-        return [Publish(STREAMS.at(node=self.node), StreamsReport(epoch=self.epoch, streams=tuple(told)))]
+        told: list[StreamReport] = []
+        effects: list[Effect] = []
+        room = REPORT_BYTES
+        for stream in self.streams.values():
+            one = stream.report()
+            room -= STREAM_BYTES + RANGE_BYTES * (len(one.dropped) + len(one.lost))
+            if room < 0:
+                effects.append(self._told(told))
+                told, room = [], REPORT_BYTES
+            told.append(one)
+        return [*effects, self._told(told)] if told else effects
+
+    def _told(self, told: list[StreamReport]) -> Effect:
+        return Publish(STREAMS.at(node=self.node), StreamsReport(epoch=self.epoch, streams=tuple(told)))
 
     def _report_soon(self, now: float) -> None:
         """At the next tick, but not more than once a second."""

@@ -65,9 +65,10 @@ class StreamFiles:
         return Loaded(work.id, work.first, work.end, samples)
 
     def discard(self, work: Discard) -> Discarded:
-        """Give up a piece, durably."""
-        self._segments.discard(log_of(work.kept.id), work.kept.first)
-        return Discarded(work.kept)
+        """Give up a piece, durably, with what has been added to it meanwhile."""
+        piece = self._segments.discard(log_of(work.kept.id), work.kept.first)
+        end, size = (piece.end, piece.bytes) if piece is not None else (work.kept.first, 0)
+        return Discarded(Kept(work.kept.id, work.kept.first, end, size))
 
     def forget(self, effect: Forget) -> None:
         """The cloud has it."""

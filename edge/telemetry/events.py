@@ -85,7 +85,7 @@ class Loaded:
 
 @dataclass(frozen=True, slots=True)
 class Discarded:
-    """A piece was given up, and the disk remembers that it was."""
+    """A piece was given up, as it was by then, and the disk remembers that it was. Empty: it was gone."""
 
     kept: Kept
 

@@ -125,6 +125,11 @@ class Stream:
         self.dropped = union(self.dropped, gone)
         self.due = subtract(self.due, gone)
 
+    def gave_way(self, piece: Kept) -> None:
+        """A piece is no longer on the disk."""
+        self.kept = [one for one in self.kept if one.first != piece.first]
+        self.give_up(piece.first, piece.end)
+
     def lose(self, ranges: Ranges) -> None:
         """These can't be read, or are not known here."""
         self.lost = union(self.lost, subtract(ranges, self.dropped))

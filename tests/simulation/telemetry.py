@@ -66,7 +66,8 @@ class Disk:
             if known[0] == piece.first:
                 self.pieces[piece.id].remove(known)
                 self.gone.append(self.fact(piece.id, *known))
-        return e.Discarded(piece)
+                return e.Discarded(self.gone[-1])
+        return e.Discarded(self.fact(piece.id, piece.first, piece.first))
 
     def forget(self, effect: e.Forget) -> None:
         if effect.whole:

@@ -71,6 +71,8 @@ def run(history: Sequence[tuple[str, int]], seed: int) -> World:
     world = World(seed=seed)
     for what, number in history:
         act(world, what, number)
+        held = sum(stream.bytes for stream in world.device.streams.values())
+        assert held <= world.limits.bytes_max or world.device.discarding, "it grows over its cap"
     world.heal()
     rows = world.store.ledger()
     assert all(map(exact, rows))

@@ -190,13 +190,16 @@ def test_one_device_can_not_fill_the_store_with_streams_or_letters():
     for number in range(30):
         desk.work(desk.feed(arrived(batch(0, of=key(stream=f"s{number}")))))
         desk.work(desk.feed(arrived(Letter("n1", "x", "nonsense", b"?", 1.0))))
+    desk.work(desk.feed(arrived(batch(5, of=key(stream="s3")))))
     assert len(desk.store.ledger()) == 10
+    assert desk.store.positions([key(stream="s3")])[key(stream="s3")].stored == 10, "what is known goes on"
     assert len(desk.store.letters()) == 5
     desk.feed(Tick(), 61.0)
     desk.work(desk.feed(arrived(Letter("n1", "x", "nonsense", b"?", 1.0)), 61.0))
-    assert len(desk.store.letters()) == 6
+    desk.work(desk.feed(arrived(batch(0, of=key(stream="s30"))), 61.5), 61.5)
+    assert (len(desk.store.letters()), len(desk.store.ledger())) == (6, 11), "the next minute is a new one"
     desk.work(desk.feed(arrived(batch(0, of=key("n2"))), 62.0), 62.0)
-    assert len(desk.store.ledger()) == 11, "another device is not its prisoner"
+    assert len(desk.store.ledger()) == 12, "another device is not its prisoner"
 
 
 def test_a_plain_device_gets_no_acknowledgement():

@@ -5,6 +5,7 @@ import errno
 import os
 import random
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -24,6 +25,7 @@ from shared.topics import TELEMETRY
 from shared.wire import encode
 from tests.contract.worlds import until
 
+PADDING = {f"field {number}": 1.0 for number in range(15)}
 LIMITS = Limits(batch_min=5, linger_s=0.2, resend_min_s=0.3, hold_s=0.2)
 
 
@@ -148,6 +150,29 @@ def test_a_full_disk_is_said_and_nothing_is_lost_while_the_cloud_listens(tmp_pat
         await until(lambda: len(fleet.stored()) == 31)
         (row,) = fleet.store.ledger()
         assert (row.stored, row.dropped, row.lost) == (31, 0, 0)
+
+    play(tmp_path, story)
+
+
+def test_a_disk_of_limited_room_keeps_the_important_and_the_new_and_the_ledger_is_exact(tmp_path):
+    async def story(fleet: Fleet) -> None:
+        streams = await fleet.boot(replace(LIMITS, bytes_max=1_000_000))
+        for number in range(9000):
+            streams.record("room", {"x": float(number), **PADDING})
+            if number % 300 == 0:
+                await streams.recorded("alarm", {"x": 10_000.0 + number})
+        await streams.recorded("room", {"x": 9000.0, **PADDING})
+        await until(lambda: not streams._core.discarding)
+        assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= 1_000_000
+        await fleet.power_off()
+        await fleet.boot()
+        fleet.start_cloud()
+        await until(lambda: [row.settled for row in fleet.store.ledger()] == [30, 9001], timeout_s=20.0)
+        alarm, room = fleet.store.ledger()
+        assert (alarm.stored, alarm.dropped) == (30, 0)
+        assert room.dropped > 1000
+        assert (room.stored + room.dropped, room.lost, room.produced) == (9001, 0, 9001)
+        assert 9000.0 in fleet.stored(), "the newest stays"
 
     play(tmp_path, story)
 

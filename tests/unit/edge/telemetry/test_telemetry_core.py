@@ -25,6 +25,7 @@ from edge.telemetry.events import (
 from shared.core import Failed, Ignore, LinkDown, LinkUp, Publish, Tick
 from shared.messages import CloudPresence, Grade, Sample, StreamAck, TelemetryAck
 from shared.topics import STREAMS
+from shared.wire import encode
 from tests.transcript import Transcript
 
 ROOM = StreamId(7, "room")
@@ -279,6 +280,29 @@ def test_a_confused_cloud_can_not_fill_memory_nor_skip_samples():
     core.step(ack(0, epoch=99, stream="future", missing=((0, 1),)), 0.2)
     assert len(core.streams) <= LIMITS.strangers + 1
     core.check()
+
+
+def test_a_report_of_very_many_boots_comes_in_several_messages():
+    core = Telemetry("n1", 5000, Steady(), limits=LIMITS, interval_s=1e9, next_read=1e9)
+    holes = tuple((2 * number, 2 * number + 1) for number in range(150))
+    ids = [StreamId(epoch, "room") for epoch in range(1, 1500)]
+    kept = tuple(Kept(id, 0, 300, 1) for id in ids)
+    core.step(Restored(kept, (), tuple((id, holes) for id in ids[:100])), 0.0)
+    told = reports(core.step(LinkUp(False), 0.0))
+    assert len(told) > 1
+    assert sum(len(one.streams) for one in told) == len(core.streams)
+    assert max(len(encode(one)) for one in told) < STREAMS.bytes_max
+
+
+def test_many_small_files_give_way_like_big_ones():
+    core = Telemetry("n1", 50, Steady(), limits=Limits(pieces=5), interval_s=1e9, next_read=1e9)
+    kept = tuple(Kept(StreamId(epoch, "room"), 0, 1, 1) for epoch in range(1, 9))
+    effects, gone = core.step(Restored(kept), 0.0), []
+    while effects:
+        (discard,) = effects
+        gone.append(discard.kept.id.epoch)
+        effects = core.step(Discarded(discard.kept), 0.0)
+    assert gone == [1, 2, 3]
 
 
 def test_too_many_streams_are_refused():
