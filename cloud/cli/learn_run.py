@@ -1,6 +1,5 @@
 """``shoal learn FOLDER``: a job from its file to its model, on a fleet that is there or on one of its own."""
 
-import asyncio
 import os
 import sys
 from collections.abc import Mapping
@@ -171,7 +170,7 @@ def _on_a_fleet(job: "JobFile", config: "Config", resume: bool, json: bool) -> "
 def _on_our_own(
     job: "JobFile", devices: int, alpha: float, clients: int | None, resume: bool, compare: bool, json: bool
 ) -> "LearnResult":
-    from cloud.learning.local import Dealer
+    from cloud.learning.local import Dealer, Run
     from cloud.local.lock import held
 
     if devices > DEVICES_MAX:
@@ -182,9 +181,8 @@ def _on_our_own(
     record, dealer = record_of(spec.job), Dealer(job.folder)
     again = f"it stopped with its fleet; 'shoal learn {job.folder} --resume' goes on where it was"
     with held(record.folder.with_suffix(".lock"), f"a run of {spec.job}"), _told_when_interrupted(again):
-        if not resume:
-            record.clear()
-        shards = dealer.deal(record.folder / "data", devices, alpha=alpha, seed=spec.seed)
+        dealt = record.begin(Run(devices=devices, alpha=alpha, seed=spec.seed), resume=resume)
+        shards = dealer.deal(record.folder / "data", dealt.devices, alpha=dealt.alpha, seed=dealt.seed)
         return run_async(_with_devices(job, record, dealer, shards, compare, json))
 
 
@@ -201,15 +199,16 @@ async def _with_devices(
     with Board(console, job.spec.rounds, quiet=json) as board:
         report = await learn_locally(job, record, shards, board.progress, board.watcher)
     package = record.keep_model(job.spec.version_name or name, report.job.model)
+    record.write_report(report)
     passes = 0
     if compare and package is not None and "package" in job.files:
         with waiting(console, "training with all the data in one place, to compare", quiet=json):
-            central = await asyncio.to_thread(compared, job, dealer, shards, package, len(report.rounds))
+            central = await compared(job, dealer, shards, package, len(report.rounds))
         passes = central.passes
         report = msgspec.structs.replace(
             report, test_accuracy=central.learned, central_accuracy=central.accuracy
         )
-    record.write_report(report)
+        record.write_report(report)
     return result_of(report, package, passes, stays=False)
 
 

@@ -5,7 +5,7 @@ It runs in WebAssembly, in this process, through the cloud's own host for traini
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,11 +58,19 @@ def _arrays(path: Path, *names: str) -> tuple[Array, ...]:
 
 
 def train_centrally(
-    package: Package, plan: TrainingPlan, rounds: int, data: Data, test: Data, *, seed: int, shards: int
+    package: Package,
+    plan: TrainingPlan,
+    rounds: int,
+    data: Data,
+    test: Data,
+    *,
+    seed: int,
+    shards: int,
+    stopped: Callable[[], bool] = lambda: False,
 ) -> Central:
     """Train for as many passes as ``rounds`` of ``plan`` are on ``shards`` devices. Blocks: use a thread.
 
-    Ends early after ``BUDGET_S``, which ``passes`` then shows.
+    Ends early after ``BUDGET_S``, or when nobody wants it any more; ``passes`` then shows it.
     """
     trainer, generator = Trainer(package), np.random.default_rng(seed)
     until, done = time.monotonic() + BUDGET_S, 0
@@ -74,7 +82,7 @@ def train_centrally(
             batch = order[start : start + trainer.batch_size]
             trainer.step(data.x[batch], data.y[batch], lr)
         done += 1
-        if time.monotonic() > until:
+        if time.monotonic() > until or stopped():
             break
     return Central(accuracy=_accuracy(trainer, test), passes=done)
 

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cloud.learning.client import JobNews, LearningClient
@@ -33,18 +34,20 @@ async def create(fleet: "Fleet", job: JobFile, progress: Callable[[str, int, int
 
     Raises :class:`ConfigError` when there is such a job.
     """
-    name, digests = job.spec.job, {}
+    name = job.spec.job
     if any(one.spec.job == name for one in await fleet.learning.jobs()):
         raise ConfigError(
             f"there is a job {name!r} already: --resume watches it, 'shoal learn delete {name}' forgets it, "
             "--set job=NAME begins another"
         )
-    for name, path in job.files.items():
-        package = await asyncio.to_thread(path.read_bytes)
-        total = len(package)
-        state = await fleet.upload(package, lambda have, p=path, n=total: progress(p.name, have, n))  # type: ignore[misc]
-        digests[name] = state.digest
+    digests = {key: await _uploaded(fleet, path, progress) for key, path in job.files.items()}
     return await fleet.learning.create(job.with_digests(digests))
+
+
+async def _uploaded(fleet: "Fleet", path: Path, progress: Callable[[str, int, int], None]) -> str:
+    package = await asyncio.to_thread(path.read_bytes)
+    state = await fleet.upload(package, lambda have: progress(path.name, have, len(package)))
+    return state.digest
 
 
 async def who_is_missing(learning: LearningClient, spec: JobSpec) -> str:

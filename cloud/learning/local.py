@@ -10,6 +10,7 @@ FOLDER/shards.py     write_shards(folder, devices, *, alpha, seed) -> one .npz f
 import asyncio
 import importlib.util
 import shutil
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +38,14 @@ ASK_S = 0.5
 _DEVICE = {"heartbeat_s": 2.0, "benchmark_s": 0.2}
 
 
+class Run(msgspec.Struct, frozen=True, kw_only=True):
+    """How the data was dealt: a run that goes on has to deal it again as it was."""
+
+    devices: int
+    alpha: float
+    seed: int
+
+
 @dataclass(frozen=True, slots=True)
 class Record:
     """The folder of one local job, which stays when its processes have ended."""
@@ -53,9 +62,18 @@ class Record:
         """The workspace of its processes."""
         return self.folder / "fleet"
 
-    def clear(self) -> None:
-        """Begin anew."""
+    def begin(self, run: Run, *, resume: bool) -> Run:
+        """Forget an earlier run; or, to resume it, give what it was. Raises :class:`ConfigError`."""
+        path = self.folder / "run.json"
+        if resume:
+            try:
+                return msgspec.json.decode(path.read_bytes(), type=Run)
+            except (OSError, msgspec.MsgspecError):
+                raise ConfigError(f"{self.folder} has no run to go on with; leave --resume out") from None
         shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir(parents=True)
+        path.write_bytes(msgspec.json.encode(run))
+        return run
 
     def read_report(self) -> Report:
         """Raises :class:`ConfigError` when it can't be read."""
@@ -192,13 +210,35 @@ async def learn_locally(
             return await report_of(fleet.learning, name)
 
 
-def compared(job: JobFile, dealer: Dealer, shards: Sequence[Path], learned: Path, rounds: int) -> Central:
-    """The learned model and one that was trained with all the data in one place, on the same test data.
+async def compared(
+    job: JobFile, dealer: Dealer, shards: Sequence[Path], learned: Path, rounds: int
+) -> Central:
+    """The learned model and one that was trained with all the data in one place, on the same test data."""
+    stopped = threading.Event()
+    try:
+        return await asyncio.to_thread(_compared, job, dealer, shards, learned, rounds, stopped)
+    finally:
+        stopped.set()  # a thread can't be cancelled
 
-    Blocks for as long as that training takes: use a thread.
-    """
+
+def _compared(
+    job: JobFile,
+    dealer: Dealer,
+    shards: Sequence[Path],
+    learned: Path,
+    rounds: int,
+    stopped: threading.Event,
+) -> Central:
     package, test = unpack(job.files["package"].read_bytes()), dealer.test(shards)
-    plan, seed = job.spec.plan, job.spec.seed
-    central = train_centrally(package, plan, rounds, gathered(shards), test, seed=seed, shards=len(shards))
+    central = train_centrally(
+        package,
+        job.spec.plan,
+        rounds,
+        gathered(shards),
+        test,
+        seed=job.spec.seed,
+        shards=len(shards),
+        stopped=stopped.is_set,
+    )
     accuracy = accuracy_of(package, unpack(learned.read_bytes()), test)
     return msgspec.structs.replace(central, learned=accuracy)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cloud.learning.central import accuracy_of, gathered, passes_per_round, train_centrally
-from cloud.learning.local import Dealer, Record
+from cloud.learning.local import Dealer, Record, Run
 from shared.errors import ConfigError
 from shared.learning import TrainingPlan
 from shared.package import unpack
@@ -87,6 +87,24 @@ def test_nothing_of_it_needs_torch() -> None:
     parts = ("cloud.demo.scenario", "cloud.cli.learn_run", "cloud.learning.local", "cloud.learning.files")
     code = f"import sys; sys.modules['torch'] = None; import {', '.join(parts)}"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_nobody_waits_for_a_comparison_that_is_not_wanted(shards: list[Path]) -> None:
+    package = unpack((FOLDER / "digits-train.shoal").read_bytes())
+    data, test = gathered(shards), Dealer(FOLDER).test(shards)
+    found = train_centrally(package, PLAN, 10**6, data, test, seed=1, shards=8, stopped=lambda: True)
+    assert found.passes == 1
+
+
+def test_a_resumed_run_deals_as_it_did(tmp_path: Path) -> None:
+    record, first = Record(tmp_path / "digits"), Run(devices=3, alpha=0.1, seed=7)
+    with pytest.raises(ConfigError, match="no run to go on with"):
+        record.begin(first, resume=True)
+    assert record.begin(first, resume=False) == first
+    (record.folder / "old").touch()
+    assert record.begin(Run(devices=8, alpha=0.5, seed=1), resume=True) == first
+    assert record.begin(Run(devices=8, alpha=0.5, seed=1), resume=False).devices == 8
+    assert not (record.folder / "old").exists()
 
 
 def test_a_record_keeps_the_report_and_the_model(tmp_path: Path) -> None:
