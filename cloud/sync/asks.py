@@ -9,7 +9,7 @@ from cloud.sync.events import Asked
 from cloud.sync.records import SyncKind, SyncTask
 from cloud.sync.tasks import Waiter
 from cloud.sync.views import conflict_views, key_view, task_view
-from cloud.sync.writer import BUDGET_S_MAX, Put
+from cloud.sync.writer import BUDGET_S_MAX, WAITING_MAX, Put
 from shared.core import Effect, Ignore, Publish
 from shared.entries import is_value, level_of
 from shared.ids import is_id
@@ -136,6 +136,8 @@ def _get(core: "Sync", event: Asked, _: float) -> list[Effect]:
     if entry is None:
         raise Refused("no-such-key", f"there is no {name[:80]!r}; 'shoal sync list' shows what there is")
     if level_of(entry) is ConsistencyLevel.STRONG:
+        if len(core.journal.next.then) >= WAITING_MAX:
+            raise Refused("overloaded", "too many reads and writes wait; try again")
         core.journal.then(_reply(event, key_view(entry, core.fleet)))
         return []
     return [_reply(event, _view(core, name))]

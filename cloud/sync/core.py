@@ -39,7 +39,7 @@ from cloud.sync.events import (
     Save,
     Saved,
 )
-from cloud.sync.fleet import Fleet
+from cloud.sync.fleet import PEERS_MAX, Fleet
 from cloud.sync.inbox import Inbox
 from cloud.sync.records import Record
 from cloud.sync.tasks import Tasks
@@ -84,6 +84,7 @@ class Sync:
     gate: Gate = field(default_factory=OpenGate)
     phase: Phase = Phase.NEW
     newer_term: int = 0
+    knocked: set[str] = field(default_factory=set)  # who spoke before we had read our store
     journal: Journal = field(default_factory=Journal)
     clock: HybridClock = field(default_factory=HybridClock)
     tasks: Tasks = field(default_factory=Tasks)
@@ -127,7 +128,9 @@ class Sync:
                 self.clock.hear(write.stamp)
         self.tasks.restore(event.tasks, now)
         self._enter(Phase.READY)
-        return self.fleet.restore(event.records, event.nodes, event.cleared, now)
+        effects = self.fleet.restore(event.records, event.nodes, event.cleared, now)
+        knocked, self.knocked = sorted(self.knocked), set()
+        return effects + [effect for node in knocked for effect in self.inbox.ask(node)]
 
     def _save(self) -> Save:
         batch = self.journal.take()
@@ -181,6 +184,8 @@ class Sync:
 
     def _message(self, event: MessageHeard, now: float) -> list[Effect]:
         if self.closed:
+            if self.phase is not Phase.FENCED and len(self.knocked) < PEERS_MAX:
+                self.knocked.add(event.node)
             return [Ignore(self.closed)]
         return self.inbox.message(event.node, event.message, event.unix_ms, now)
 

@@ -82,6 +82,14 @@ class Inbox:
             case _:
                 return [Ignore(f"{node} sends what only the cloud does")]
 
+    def ask(self, node: str) -> list[Effect]:
+        """Have a device say what it holds."""
+        peer = self.fleet.peer(node)
+        if peer is None:
+            return []
+        mine = peer.digest(asking=True, stamp=self.clock.latest, cleared=self.fleet.cleared)
+        return [self.fleet.say(node, mine)]
+
     def setting(self, node: str, key: str, setting: Setting, unix_ms: int, now: float) -> list[Effect]:
         """A fact on ``reported/{key}``: as a push of that one entry."""
         if setting.entry.name != reported_name(node, key):

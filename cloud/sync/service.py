@@ -1,6 +1,7 @@
 """The sync core bound to the bus, the store, the gate and the models' way."""
 
 import asyncio
+import logging
 import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -13,6 +14,7 @@ from cloud.sync.events import (
     Decided,
     DeployModel,
     Event,
+    Fenced,
     Load,
     MessageHeard,
     ModelDeployed,
@@ -22,6 +24,8 @@ from cloud.sync.events import (
 from cloud.sync.store import SyncStore
 from shared.sync import Gate, OpenGate, SyncAsk
 from shared.topics import APP_SYNC, REPORTED_KEY, SYNC_UP
+
+log = logging.getLogger(__name__)
 
 TICK_S = 0.1
 FOLLOWING_APP = "residency"  # who asks what follows from what others ask
@@ -48,7 +52,10 @@ def sync_service(
         return await asyncio.to_thread(store.load_sync)
 
     async def save(work: Save) -> Event:
-        return await asyncio.to_thread(store.save_sync, work)
+        saved = await asyncio.to_thread(store.save_sync, work)
+        if isinstance(saved, Fenced):
+            log.error("term %d of this cloud is over: term %d has opened the store", term, saved.term)
+        return saved
 
     async def deploy_model(work: DeployModel) -> Event:
         return ModelDeployed(work.task_id, await deploy(work.model, work.targets))

@@ -80,6 +80,11 @@ def put_result(task: SyncTask) -> PutResult:
     )
 
 
+def _moved(task: SyncTask, node: str) -> str:
+    """What a task moves to a node, as acknowledgements name it."""
+    return f"model/{task.task_id}" if task.kind is SyncKind.MODEL else task.name_for(node)
+
+
 @dataclass(slots=True)
 class Tasks:
     """All tasks by id; the open ones also by what they move where."""
@@ -99,8 +104,16 @@ class Tasks:
 
     @property
     def room(self) -> bool:
-        """Whether one more may begin."""
-        return len(self.tasks) < TASKS_MAX and len(self.waiters) < WAITERS_MAX
+        """Whether one more may begin; for that, one that ended, or that nobody waits for, is forgotten."""
+        return len(self.waiters) < WAITERS_MAX and (len(self.tasks) < TASKS_MAX or self._spare() is not None)
+
+    def _spare(self) -> str | None:
+        if self.forget_at:
+            return next(iter(self.forget_at))
+        return next((one for one, task in self.tasks.items() if self._is_spare(task)), None)
+
+    def _is_spare(self, task: SyncTask) -> bool:
+        return task.level is not ConsistencyLevel.STRONG and task.task_id not in self.waiters
 
     @property
     def dirty(self) -> bool:
@@ -111,16 +124,23 @@ class Tasks:
 
     def remember(self, task: SyncTask, now: float) -> None:
         """A task that ended at once and is worth no save (WEAK)."""
+        self._make_room()
         self.tasks[task.task_id] = task
         self._close(task, now)
 
     def begin(self, task: SyncTask, waiter: Waiter | None) -> None:
         """A new task; the waiter hears of it when it is as durable as its level promises."""
+        self._make_room()
         self.tasks[task.task_id] = task
         self.unsaved.add(task.task_id)
         self.begun.add(task.task_id)
         if waiter is not None:
             self.waiters.setdefault(task.task_id, []).append(waiter)
+
+    def _make_room(self) -> None:
+        spare = self._spare() if len(self.tasks) >= TASKS_MAX else None
+        if spare is not None:
+            self._forget(spare)
 
     def repeated(self, task_id: str, waiter: Waiter) -> list[Effect]:
         """The same operation again: the answer it had, or will have."""
@@ -209,8 +229,8 @@ class Tasks:
                 self.waiters[task_id] = [one for one in waiting if now < one.deadline]
                 if not self.waiters[task_id]:
                     del self.waiters[task_id]
-        for task_id in [one for one, at in self.forget_at.items() if now >= at]:
-            self._forget(task_id)
+        while self.forget_at and now >= (oldest := next(iter(self.forget_at.items())))[1]:
+            self._forget(oldest[0])
         self.unsaved |= self.later
         self.later.clear()
         return effects
@@ -274,20 +294,22 @@ class Tasks:
             return
         for node in task.targets:
             if node not in task.acked and task.level is not ConsistencyLevel.WEAK:
-                name = f"model/{task.task_id}" if task.kind is SyncKind.MODEL else task.name_for(node)
-                self.moving.setdefault((node, name), set()).add(task.task_id)
+                self.moving.setdefault((node, _moved(task, node)), set()).add(task.task_id)
 
     def _close(self, task: SyncTask, now: float) -> None:
         self.forget_at.setdefault(task.task_id, now + KEPT_S)
 
     def _forget(self, task_id: str) -> None:
         self.forget_at.pop(task_id, None)
-        if self.tasks.pop(task_id, None) is not None:
-            for kept in (self.unsaved, self.later, self.begun):
-                kept.discard(task_id)
-            self.unsaved_gone.add(task_id)
-        for waiting in self.moving.values():
-            waiting.discard(task_id)
+        task = self.tasks.pop(task_id)
+        for kept in (self.unsaved, self.later, self.begun):
+            kept.discard(task_id)
+        self.unsaved_gone.add(task_id)
+        for node in task.targets:
+            place = (node, _moved(task, node))
+            self.moving.get(place, set()).discard(task_id)
+            if place in self.moving and not self.moving[place]:
+                del self.moving[place]
 
     def check(self) -> None:
         """Invariants."""

@@ -370,6 +370,8 @@ class Writer:
             return Outcome(status=Status.REFUSED, code="bad-key", detail=f"{call.name[:80]!r} is not a key")
         if not self.fleet.shares(node, call.name):
             return Outcome(status=Status.REFUSED, code="not-shared", detail="the key belongs to others")
+        if len(self.journal.next.then) >= WAITING_MAX:
+            return Outcome(status=Status.REFUSED, code="overloaded", detail="too many operations wait")
         known = self.journal.newest(call.name)
         if known is not None and level_of(known) is not ConsistencyLevel.STRONG:
             detail = f"the key is {level_of(known)}; read and write it locally"

@@ -347,7 +347,8 @@ class DeviceSync:
         if term < self.term:
             return Ignore(f"the cloud of term {term} is not heard any more: {self.term} serves")
         if term > self.term:
-            self.term, self.compare_at = term, 0.0
+            # A new cloud has forgotten what it had still to tell us.
+            self.term, self.compare_at = term, 0.0 if self.term else self.compare_at
         return None
 
     def _cloud(self, event: CloudSeen, now: float) -> list[Effect]:
@@ -374,9 +375,14 @@ class DeviceSync:
         """There is somebody to talk to, perhaps somebody new: compare, and say again what may be lost."""
         if not self.linked or not self.cloud_there or self.phase is Phase.NEW:
             return []
-        self.peer.lane.up(now)
-        self.calls.link_up()
+        self.say_again(now)
         return [self.compare(now)]
+
+    def say_again(self, now: float) -> None:
+        """What was said may have been lost."""
+        if self.linked and self.cloud_there:
+            self.peer.lane.up(now)
+            self.calls.link_up()
 
     def compare(self, now: float) -> Effect:
         """Ask the cloud what it holds. The next time is spread, so that a fleet does not ask at once."""

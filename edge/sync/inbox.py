@@ -135,6 +135,8 @@ class Inbox:
     def _digest(self, digest: Digest, unix_ms: int, now: float) -> list[Effect]:
         core = self.core
         core.hear_clock(digest.stamp, unix_ms)
+        if digest.asking:
+            core.say_again(now)  # it asks because it could not listen before
         if digest.reset:
             return core.reset(digest.cleared, unix_ms)
         effects: list[Effect] = []

@@ -5,8 +5,11 @@ from typing import Any
 
 import pytest
 
+from cloud.sync import fleet
+from cloud.sync.events import Load
+from shared.core import Failed
 from shared.messages import Message
-from shared.sync import SyncStrategy
+from shared.sync import SyncStrategy, SyncVerb
 from shared.topics import Address
 from shared.wire import encode
 from tests.support.syncing import DeviceSite, World
@@ -117,3 +120,62 @@ def test_a_day_offline_moves_little_more_than_the_live_state() -> None:
     size = sum(len(name) + len(value) for name, value in live.items())
     assert moved <= 1.3 * size
     assert moved > size / 2, "it was moved at all"
+
+
+def test_a_tombstone_is_forgotten_once_everybody_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(2, devices=2).start()
+    world.put("k", 1, "n1", "n2")
+    world.until(lambda: world.devices["n2"].get("k") == 1)
+    world.partition("n2")
+    world.ask(SyncVerb.ERASE, "k")
+    world.run(2 * fleet.PURGE_S)
+    assert world.cloud.core.journal.replica.entries["k"].erased
+    assert world.devices["n1"].get("k") is None
+    world.heal("n2")
+    world.until(lambda: "k" not in world.cloud.core.journal.replica, 2 * fleet.PURGE_S)
+    assert "k" not in world.cloud.store.records
+    assert world.cloud.core.fleet.floors == {}
+    assert world.converged
+
+
+def test_whoever_missed_a_forgotten_tombstone_fetches_everything_anew_and_keeps_what_is_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(fleet, "OFFLINE_S_MAX", 300.0)
+    world = World(3, devices=2).start()
+    for key in ("erased", "kept", "changed"):
+        world.put(key, "old", "n1", "n2")
+    world.until(lambda: world.devices["n2"].get("changed") == "old" and world.converged)
+    device = world.devices["n2"]
+    world.partition("n2")
+    device.put("own", "new")
+    device.put("changed", {"by": "n2"})
+    world.ask(SyncVerb.ERASE, "erased")
+    world.run(400.0)
+    assert "erased" not in world.cloud.core.journal.replica
+    device.crash()
+    device.boot(connected=False)
+    assert device.get("erased") == "old"
+    world.cloud.crash()
+    world.cloud.boot()
+    world.heal("n2")
+    world.until(lambda: world.converged and device.get("erased") is None)
+    assert world.value("erased") is None, "it does not come back"
+    assert world.value("own") == device.get("own") == "new"
+    assert world.value("changed") == device.get("changed") == {"by": "n2"}
+    assert device.get("kept") == "old"
+    assert device.store.cleared == world.cloud.store.cleared == 1
+
+
+def test_who_spoke_before_the_cloud_had_read_its_store_is_asked() -> None:
+    world = World(4, devices=1)
+    device = world.devices["n1"]
+    device.boot(connected=False)
+    device.put("k", 1)
+    world.run(1.0)
+    load, world.cloud.store.restored = world.cloud.store.restored, lambda: Failed(Load(), "not yet")  # type: ignore[method-assign]
+    world.cloud.boot()
+    device.member.connect()
+    world.run(0.2)
+    world.cloud.store.restored = load  # type: ignore[method-assign]
+    world.until(lambda: world.value("k") == 1, 2.0)
