@@ -317,7 +317,7 @@ class Telemetry:
             news = stream.settle(until, one.ahead) or news
             if one.missing:
                 stream.asked(one.missing, now)
-                if stream.lost:
+                if stream.dropped or stream.lost:
                     self._report_soon(now)
             effects += self._forget(stream)
         if news:
