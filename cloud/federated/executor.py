@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
+from threading import Lock
 from typing import Any, cast
 
 import numpy as np
@@ -64,6 +65,8 @@ class Executor:
     collected: dict[str, Collected] = field(default_factory=dict)  # by job: of its newest pass
     models: dict[str, versions.Model] = field(default_factory=dict)  # by job: its newest version
     disk: Disk = field(init=False)
+    guard: Lock = field(default_factory=Lock)
+    closed: bool = False
 
     def __post_init__(self) -> None:
         self.disk = Disk(self.folder, self.sign, self.sync)
@@ -73,8 +76,10 @@ class Executor:
         self.disk.open()
 
     def close(self) -> None:
-        """Give it back."""
-        self.disk.close()
+        """Give it back, after what is being done; nothing is done any more."""
+        with self.guard:
+            self.closed = True
+            self.disk.close()
 
     @property
     def artifacts(self) -> Path:
@@ -83,6 +88,12 @@ class Executor:
 
     def perform(self, works: Sequence[Work]) -> list[object]:
         """One answer for each, None where there is none; Failed where a disk or a package was the cause."""
+        with self.guard:
+            if self.closed:
+                return [Failed(work, "the coordinator's folder was given back") for work in works]
+            return self._performed(works)
+
+    def _performed(self, works: Sequence[Work]) -> list[object]:
         answers: list[object] = []
         for judging, group in groupby(works, lambda one: one.at.id if isinstance(one, Judge) else None):
             some = list(group)

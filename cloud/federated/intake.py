@@ -120,20 +120,26 @@ def _untimely(job: Job, heard: Heard) -> Verdict | str | None:
     if heard.asked > current or heard.asked < 1:
         return _rejected(heard, Reject.NOT_ASKED, f"the newest round is {current}")
     asked, digest = job.answered.get((heard.client, header.task), (0, ""))
+    fresh = job.overlap and _fresh(job, heard, asked)
     if job.durable and job.state.phase is Phase.TRAINING and one is not None and not one.over:
-        task = one.at.opening.task
-        if heard.asked == current and not (task is Task.EVALUATE and header.task is Task.TRAIN):
+        evaluated = one.at.opening.task is Task.EVALUATE and header.task is Task.TRAIN
+        if not evaluated and (heard.asked == current or fresh):
             return None
-        behind = one.expected.version - header.version
-        fresh = task is Task.TRAIN and asked < heard.asked and behind <= one.expected.staleness_max
-        if job.overlap and fresh:
-            return None
+    if fresh and not job.state.closed:
+        return "it counts in the next round"
     if (asked, digest) == (heard.asked, header.digest) or job.counted(heard):
         return _verdict(heard, ReceiptStatus.DUPLICATE)
     if heard.asked == current and (not job.durable or (job.opens_again and header.task is Task.TRAIN)):
         return "the job is between two states"
     job.late(heard)
     return _verdict(heard, ReceiptStatus.STALE if job.overlap else ReceiptStatus.LATE)
+
+
+def _fresh(job: Job, heard: Heard, answered: int) -> bool:
+    """Whether an update of an asynchronous job is not too far behind, and newer than what its client sent."""
+    behind = job.state.version.ref.version - heard.header.version
+    new = heard.header.task is Task.TRAIN and answered < heard.asked
+    return new and 0 <= behind <= job.strategy.staleness_max
 
 
 def _verdict(heard: Heard, status: ReceiptStatus) -> Verdict:

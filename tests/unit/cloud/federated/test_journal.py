@@ -97,6 +97,16 @@ def test_two_clouds_can_not_have_the_same_folder(tmp_path):
     other.close()
 
 
+def test_a_folder_that_was_given_back_is_not_touched_any_more(tmp_path):
+    world = World(tmp_path)
+    world.create()
+    world.send("a", work=False)
+    world.executor.close()
+    (answer,) = world.executor.perform(list(world.works))
+    assert isinstance(answer, Failed)
+    assert not list((tmp_path / "jobs" / JOB_NAME).glob("1-train-0.log"))
+
+
 def test_a_job_that_was_being_made_when_the_process_ended_is_cleared_away(tmp_path):
     world = World(tmp_path)
     world.create()

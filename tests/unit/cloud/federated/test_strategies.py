@@ -276,6 +276,19 @@ def test_too_old_an_update_is_stale_and_the_same_one_again_a_duplicate(tmp_path)
     world.executor.close()
 
 
+def test_an_update_that_comes_during_an_evaluation_waits_for_the_next_round(tmp_path):
+    world = world_of(tmp_path, "fedbuff", clients=3, over_select=2.0, evaluate_every=1)
+    first = world.fact()
+    for client in "abc":
+        world.send(client, first)
+    assert world.fact().task is Task.EVALUATE
+    assert world.send("d", first) == [], "no receipt: it will send it again"
+    world.everybody()
+    assert world.fact().round == 2
+    assert statuses(world.send("d", first)) == ["d: accepted"]
+    world.executor.close()
+
+
 def test_rounds_of_a_synchronous_job_do_not_overlap(tmp_path):
     world = world_of(tmp_path, "fedavg", clients=3, over_select=2.0)
     first = world.fact()
