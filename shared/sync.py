@@ -246,12 +246,17 @@ Part = Push | Ack | Digest | Walk | Pull | Offer | Call | Result
 
 
 class SyncMessage(Message, frozen=True, kw_only=True):
-    """``life``: the term of the cloud or the epoch of the device that speaks; an older one is not heard."""
+    """``life``: the term of the cloud or the epoch of the device that speaks; an older one is not heard.
+
+    ``to``: the life of the other that is spoken to; an acknowledgement or a result for an earlier one, whose
+    numbers were the same, is not heard either. 0: whoever it is.
+    """
 
     DEFLATES: ClassVar[bool] = True
 
     life: int
     part: Part
+    to: int = 0
 
 
 class Setting(Message, frozen=True, kw_only=True):

@@ -212,7 +212,9 @@ class Fleet:
 
     def say(self, node: str, part: Part, qos: int | None = None) -> Effect:
         """One message to a node."""
-        return Publish(SYNC_DOWN.at(node=node), SyncMessage(life=self.term, part=part), qos)
+        peer = self.peers.get(node)
+        message = SyncMessage(life=self.term, part=part, to=peer.heard.life if peer else 0)
+        return Publish(SYNC_DOWN.at(node=node), message, qos)
 
     # Models -------------------------------------------------------------------------------------------
 

@@ -59,6 +59,8 @@ class Inbox:
             self.fleet.called.setdefault(node, Heard())
             peer.lane.online = False
         self.fleet.spoke(node, now)
+        if isinstance(message.part, Ack) and message.to not in (0, self.fleet.term):
+            return [Ignore(f"{node} acknowledges a push of term {message.to}")]
         match message.part:
             case Push() as push:
                 return self._push(node, peer, push, unix_ms)

@@ -38,7 +38,7 @@ _CODES = {
 
 @dataclass(frozen=True, slots=True)
 class Waiter:
-    """Who is answered. An application by ``correlation``, a device by the ``sequence`` of its call."""
+    """Who is answered. An application by ``correlation``, a device by its ``life`` and ``sequence``."""
 
     deadline: float
     app: str = ""
@@ -46,6 +46,7 @@ class Waiter:
     node: str = ""
     sequence: int = 0
     term: int = 0
+    life: int = 0
 
     def answer(self, task: SyncTask, status: Status, detail: str = "") -> Effect:
         """The reply to this waiter."""
@@ -54,7 +55,8 @@ class Waiter:
                 status=status, revision=task.revision, code=task.code, detail=detail or task.detail
             )
             part = Result(self.sequence, outcome, task.name_for(self.node))
-            return Publish(SYNC_DOWN.at(node=self.node), SyncMessage(life=self.term, part=part))
+            message = SyncMessage(life=self.term, part=part, to=self.life)
+            return Publish(SYNC_DOWN.at(node=self.node), message)
         return Publish(APP_REPLY.at(app=self.app), self._reply(task, status, detail))
 
     def _reply(self, task: SyncTask, status: Status, detail: str) -> Reply:

@@ -342,7 +342,7 @@ class Writer:
             return []
         task_id = f"{node}:{life}:{call.sequence}"
         budget_s = call.budget_s if 0 < call.budget_s < BUDGET_S_MAX else BUDGET_S_MAX
-        waiter = Waiter(now + budget_s, node=node, sequence=call.sequence, term=self.term)
+        waiter = Waiter(now + budget_s, node=node, sequence=call.sequence, term=self.term, life=life)
         heard = self.fleet.called[node]
         if not heard.is_new(life, call.sequence) and task_id not in self.tasks:
             outcome = Outcome(status=Status.INDETERMINATE, code="too-old", detail="it was asked before")

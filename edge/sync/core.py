@@ -49,6 +49,7 @@ from shared.sync import (
     PUBLISH,
     UNDECIDED,
     VALUE_BYTES_MAX,
+    Ack,
     Call,
     ConsistencyLevel,
     Gate,
@@ -56,6 +57,7 @@ from shared.sync import (
     Outcome,
     Part,
     Push,
+    Result,
     Setting,
     Status,
     SyncMessage,
@@ -329,7 +331,11 @@ class DeviceSync:
     def _message(self, event: MessageHeard, now: float) -> list[Effect]:
         message = event.message
         stale = self._stale(message.life)
-        return [stale] if stale is not None else self.inbox.part(message.part, event.unix_ms, now)
+        if stale is not None:
+            return [stale]
+        if isinstance(message.part, Ack | Result) and message.to not in (0, self.epoch):
+            return [Ignore(f"an answer to boot {message.to} of this device")]
+        return self.inbox.part(message.part, event.unix_ms, now)
 
     def _desired(self, event: DesiredHeard, now: float) -> list[Effect]:
         setting, entry = event.setting, event.setting.entry
@@ -411,7 +417,8 @@ class DeviceSync:
 
     def say(self, part: Part, qos: int | None = None) -> Effect:
         """One message to the cloud."""
-        return Publish(SYNC_UP.at(node=self.node), SyncMessage(life=self.epoch, part=part), qos)
+        message = SyncMessage(life=self.epoch, part=part, to=self.term)
+        return Publish(SYNC_UP.at(node=self.node), message, qos)
 
     def acknowledged(self, names: list[str]) -> None:
         """The cloud has the newest state of these on its disk."""
