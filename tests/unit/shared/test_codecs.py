@@ -190,7 +190,7 @@ def test_one_scale_for_all_blocks_is_enough_for_the_codes():
 
 
 STEP = 2.0**-7  # scale 0x3c000000
-FORMATS = [  # codec, vector, content of the frame
+FORMATS = [  # codec, vector, content
     (F32, [1.0, -2.0], "0000803f 000000c0"),
     (INT8, [127 * STEP, -127 * STEP, 0.0, 32 * STEP], "0000003c 7f 81 00 20"),
     (
@@ -204,14 +204,20 @@ FORMATS = [  # codec, vector, content of the frame
 @pytest.mark.parametrize(("codec", "values", "content"), FORMATS, ids=["f32", "int8", "topk"])
 def test_the_format_stays_as_it_is(codec, values, content):
     delta = np.array(values, np.float32)
-    assert framed(bytes.fromhex(content)) == encode(codec, delta, None, rng_of(0)).data
-    back = decode(codec.name, framed(bytes.fromhex(content)), delta.size)
-    assert back.tolist() == values
+    assert encode(codec, delta, None, rng_of(0)).data == b"\0" + bytes.fromhex(content)
+    for written in (b"\0" + bytes.fromhex(content), framed(bytes.fromhex(content))):
+        assert decode(codec.name, written, delta.size).tolist() == values
 
 
 def test_the_format_of_sums_stays_as_it_is():
     total = np.array([-1, 256])  # zigzag: 1 and 512; then all lowest bytes, and so on
-    assert encode_sum(total) == framed(bytes.fromhex("01 00 00 02") + bytes(12))
+    assert encode_sum(total) == b"\0" + bytes.fromhex("01 00 00 02") + bytes(12)
+    assert decode_sum(framed(bytes.fromhex("01 00 00 02") + bytes(12)), 2).tolist() == total.tolist()
+
+
+def test_what_can_be_compressed_is_a_frame_and_nothing_is_longer_than_its_content():
+    assert encode(F32, np.zeros(1000, np.float32), None, rng_of(0)).data == framed(bytes(4000))
+    assert len(encode(F32, normal(1), None, rng_of(0)).data) == 1 + 4
 
 
 # Varints --------------------------------------------------------------------------------------------------
@@ -273,6 +279,7 @@ def test_any_bytes_are_refused_or_read(name, data, n):
 @given(names, st.binary(max_size=400), st.integers(1, 100))
 def test_any_content_in_a_good_frame_is_refused_or_read(name, raw, n):
     refused_or_a_vector(name, framed(raw), n)
+    refused_or_a_vector(name, b"\0" + raw, n)
 
 
 @settings(max_examples=400)
@@ -337,6 +344,7 @@ def bombs(n):
         b"\x28\xb5\x2f\xfd\xa0" + exact.to_bytes(4, "little") + bytes(16)
     )  # says the right size, and is short
     yield framed(bytes(exact)) * 1000  # frame after frame
+    yield bytes(1 << 20)  # no frame, and long
     wide = zstandard.ZstdCompressionParameters(window_log=27)
     yield zstandard.ZstdCompressor(compression_params=wide).compress(bytes(exact)) + b"more"
 
