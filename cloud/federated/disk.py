@@ -140,14 +140,20 @@ class Disk:
         yield StoredJob(self._mended(folder, state), tuple(views), *self._answers(folder, state))
 
     def _answers(self, folder: Path, state: JobState) -> tuple[tuple[Answer, ...], tuple[Answer, ...]]:
-        """Of the open pass, and of the others that still have a log."""
-        name, recent, answers = "", list[Answer](), tuple[Answer, ...]()
+        """Of the open pass, and of those that are over and still have a log: attempts that failed count for
+        nothing."""
+        name, answers = "", tuple[Answer, ...]()
         if state.opening is not None:
             at = Pass(state.spec, state.version.ref, state.opening)
             name, answers = log_name(at), heads(folder / log_name(at))
-        for path in sorted(folder.glob("*-*-*.log")):
-            recent += [] if path.name == name else heads(path)
-        return answers, tuple(sorted(recent, key=lambda one: one.asked))
+        over: dict[tuple[int, str], tuple[int, Path]] = {}  # the last attempt of each pass
+        for path in folder.glob("*-*-*.log"):
+            number, task, attempt = path.stem.split("-")
+            key = int(number), task
+            if path.name != name and key != (state.round, state.task):
+                over[key] = max(over.get(key, (-1, path)), (int(attempt), path))
+        recent = [one for _, (_, path) in sorted(over.items()) for one in heads(path)]
+        return answers, tuple(recent)
 
     def _mended(self, folder: Path, state: JobState) -> JobState:
         """What a power cut took is made again: the newest version, its snapshot. A delta is only no longer

@@ -24,11 +24,12 @@ import msgspec
 from cloud.federated.events import Asker, Heard, StoredJob, Write
 from cloud.federated.fleet import Fleet, draw
 from cloud.federated.gate import NORMS_KEPT
+from cloud.federated.history import History
 from cloud.federated.opening import opening_of, round_of
 from cloud.federated.progress import better, combined, evaluation_due, newest, why_enough
 from cloud.federated.records import Asked, Entry, JobState, Version
 from cloud.federated.round import Round
-from cloud.federated.rows import accepted_in, counts, view_of, with_late
+from cloud.federated.rows import accepted_in, view_of, with_late
 from cloud.federated.spec import asked_for
 from cloud.federated.strategies import Strategy, resolve
 from shared.core import Work
@@ -57,7 +58,6 @@ RESETS_MAX = 5
 RESET_S_MIN = 1.0
 RESET_S_MAX = 60.0
 WORK_S_MAX = 600.0
-ROWS_KEPT = 100_000
 
 
 @dataclass(slots=True)
@@ -69,10 +69,9 @@ class Job:
 
     state: JobState
     strategy: Strategy
-    views: list[RoundView] = field(default_factory=list)
+    history: History = field(default_factory=History)
     round: Round | None = None
     answered: dict[tuple[str, Task], tuple[int, str]] = field(default_factory=dict)
-    last: dict[str, int] = field(default_factory=dict)
     since: float = 0.0
     due: float = 0.0
     gathering: bool = True
@@ -95,19 +94,17 @@ class Job:
     def of(cls, stored: StoredJob, term: int, now: float) -> "Job":
         """As it was found on the disk: in the phase, and in the pass, that it was in."""
         state = msgspec.structs.replace(stored.state, term=term)
-        job = cls(state, resolve(state.spec.strategy, state.spec.options), list(stored.views), since=now)
+        strategy = resolve(state.spec.strategy, state.spec.options)
+        job = cls(state, strategy, History.of(stored.views), since=now)
         for client, known in state.clients.items():
             job.answered[client, Task.TRAIN] = (known.answered, "")
         for one in (*stored.recent, *stored.answers):
             job.answered[one.client, one.header.task] = (one.asked, one.header.digest)
-        for view in stored.views:
-            job.last |= {row.client: view.row.round for row in view.clients}
         if state.phase is Phase.ERROR:
             job.due = now + job.backoff_s
         if state.opening is not None and state.phase in (Phase.TRAINING, Phase.AGGREGATING):
             job.round = round_of(state, job.strategy, state.opening)
             job.round.restore(stored.answers)
-        job._bound()
         return job
 
     @property
@@ -119,6 +116,11 @@ class Job:
     def spec(self) -> JobSpec:
         """What was asked for."""
         return self.state.spec
+
+    @property
+    def views(self) -> list[RoundView]:
+        """The rounds that are over, oldest first."""
+        return self.history.views
 
     @property
     def durable(self) -> bool:
@@ -184,7 +186,8 @@ class Job:
             return
         self.gathering = False
         weights = {
-            client: fleet.weight(client, state.round - self.last.get(client, 0)) for client in candidates
+            client: fleet.weight(client, state.round - self.history.last.get(client, 0))
+            for client in candidates
         }
         seed = f"{spec.seed}/{spec.job}/{state.round}/{state.attempt}"
         self._open(draw(weights, asked_for(spec), seed), now)
@@ -257,7 +260,6 @@ class Job:
         )
         row = msgspec.structs.replace(view.row, aggregate_s=aggregate_s, version=version.ref.version)
         view = RoundView(row=row, clients=view.clients)
-        self.last |= dict.fromkeys(done.rows, state.round)
         self.round = None
         if evaluation_due(self.spec, state.round):
             self.enter(Phase.COMPLETED, now, opening=None)
@@ -286,8 +288,7 @@ class Job:
     def _end(self, view: RoundView, now: float) -> None:
         """The round is over: the next one, or none."""
         self.ended = view
-        self.views.append(view)
-        self._bound()
+        self.history.add(view)
         enough = why_enough(self.state)
         if enough:
             self.finish(enough, now)
@@ -329,36 +330,23 @@ class Job:
         view = self.state.view
         if view is not None and view.row.round == heard.asked:
             self.state = msgspec.structs.replace(self.state, view=with_late(view, heard.client))
-        elif self.views and self.views[-1].row.round == heard.asked:
-            self.views[-1] = with_late(self.views[-1], heard.client)
+        else:
+            self.history.late(heard.asked, heard.client)
 
     def counted(self, heard: Heard) -> bool:
-        """Whether this very update counts in a round that is over. A receipt can be lost, and a device that
-        was away asks again much later: ``answered`` knows the newest updates only, the report all of them."""
-        index = heard.asked - self.views[0].row.round if self.views else -1
-        if heard.header.task is not Task.TRAIN or not 0 <= index < len(self.views):
+        """Whether this very update counts in a round that is over."""
+        if heard.header.task is not Task.TRAIN:
             return False
-        views = self.views[index : index + 1 + self.strategy.staleness_max]
-        return any(counts(view, heard.client, heard.header) for view in views)
+        overlap = self.strategy.staleness_max
+        return self.history.counted(heard.asked, heard.client, heard.header, overlap)
 
     def round_view(self, number: int, now: float) -> RoundView | None:
         """One round: over, under way, or the attempt that failed last."""
-        for view in self.views:
-            if view.row.round == number:
-                return view
-        if number != self.state.round:
-            return None
+        over = self.history.find(number)
+        if over is not None or number != self.state.round:
+            return over
         now_open = view_of(self.state, self.round, self.state.phase, now)
         return now_open if self.round else self.state.view or self.failed or now_open
-
-    def _bound(self) -> None:
-        """Of the oldest rounds only the row is kept."""
-        rows = 0
-        for index in range(len(self.views) - 1, -1, -1):
-            view = self.views[index]
-            rows += len(view.clients)
-            if rows > ROWS_KEPT and view.clients:
-                self.views[index] = RoundView(row=view.row, clients=())
 
     def check(self) -> None:
         """Invariants."""
@@ -370,6 +358,7 @@ class Job:
         assert not state.closed or state.phase is Phase.COMPLETED
         assert state.phase is not Phase.COMPLETED or state.closed
         assert self.working is None or state.phase is Phase.AGGREGATING
+        self.history.check()
         if self.round is not None:
             assert self.round.at.opening == state.opening
             self.round.check()

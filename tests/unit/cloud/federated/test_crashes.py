@@ -171,6 +171,22 @@ def test_the_first_words_of_a_new_coordinator_carry_its_term_and_the_open_round(
     world.executor.close()
 
 
+def test_what_a_failed_attempt_had_accepted_is_no_duplicate_after_a_restart(tmp_path):
+    world = World(tmp_path)
+    world.create(deadline_s_max=10.0)
+    first = world.fact()
+    assert statuses(world.send("a", first)) == ["a: accepted"]
+    world.tick(11.0)
+    world.crash()
+    assert world.state().phase is Phase.ERROR
+    assert world.send("a", first) == [], "it will be asked again, and says it then"
+    world.tick(5.0)
+    world.tick(5.0)
+    assert world.state().attempt == 1
+    assert statuses(world.send("a")) == ["a: accepted"]
+    world.executor.close()
+
+
 def test_a_disk_that_refuses_once_is_asked_again_and_nothing_is_said_before(tmp_path):
     world = World(tmp_path)
     world.create()
