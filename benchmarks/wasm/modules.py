@@ -1,6 +1,7 @@
 """What a module costs beside its runs: bytes, emission, compilation on a device, start, interruption."""
 
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -26,6 +27,7 @@ from shared.abi import read_abi
 
 Row = dict[str, Any]
 TIMES = 7
+INSTANCES = 3
 NEVER = 1 << 40  # epochs
 LIMITS = Limits(memory_bytes_max=1 << 30, deadline_s=60)
 
@@ -66,22 +68,26 @@ def _median_ms(call: Callable[[], object]) -> float:
 
 
 def _interruption(binary: bytes, parameters: bytes, rounds: int) -> float:
-    """How many times as long a run takes when it looks at the epoch. The input is zeros."""
+    """How many times as long a run takes when it looks at the epoch. The input is zeros.
+
+    Of several instances each: where a memory happens to lie makes a run a tenth longer or shorter.
+    """
     stores: list[Store] = []
-    calls: dict[str, Call | Failure] = {}
-    for interruptible in (False, True):
+    calls: dict[tuple[int, bool], Call | Failure] = {}
+    for instance, interruptible in product(range(INSTANCES), (False, True)):
         config = Config()
         config.epoch_interruption = interruptible
         store = Store(Engine(config))
         stores.append(store)  # a bound call needs its store, and does not keep it
         if interruptible:
             store.set_epoch_deadline(NEVER)
-        calls[str(interruptible)] = Call(_bound(store, binary, parameters))
-    seconds = interleaved(calls, rounds)
-    on, off = seconds["True"], seconds["False"]
-    if isinstance(on, Failure) or isinstance(off, Failure):
-        raise RuntimeError(f"interruptible: {on}; not: {off}")
-    return on / off
+        calls[instance, interruptible] = Call(_bound(store, binary, parameters))
+    totals = {True: 0.0, False: 0.0}
+    for (_, interruptible), seconds in interleaved(calls, rounds).items():
+        if isinstance(seconds, Failure):
+            raise RuntimeError(f"{'' if interruptible else 'not '}interruptible: {seconds.reason}")
+        totals[interruptible] += seconds
+    return totals[True] / totals[False]
 
 
 def _bound(store: Store, binary: bytes, parameters: bytes) -> BoundCall:

@@ -9,6 +9,7 @@ from typing import Protocol, TypeVar
 
 T = TypeVar("T")
 U = TypeVar("U")
+K = TypeVar("K")
 CALIBRATION_S = 0.05
 RUNS_MAX = 100_000
 
@@ -69,8 +70,8 @@ def runs_for(candidate: Candidate, target_s: float) -> int:
 
 
 def interleaved(
-    candidates: Mapping[str, Candidate | Failure], rounds: int, target_s: float = 0.03
-) -> dict[str, float | Failure]:
+    candidates: Mapping[K, Candidate | Failure], rounds: int, target_s: float = 0.03
+) -> dict[K, float | Failure]:
     """Seconds per run: the median over ``rounds`` turns of about ``target_s`` each.
 
     A candidate that fails once is out.

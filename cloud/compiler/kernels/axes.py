@@ -118,6 +118,14 @@ def keep(lanes: int, vector: str, neutral: str) -> str:
     return f"(v128.bitselect {vector} {neutral} (v128.const i32x4 {mask}))"
 
 
+def by_pairs(vectors: Sequence[str], step: Callable[[str, str], str]) -> str:
+    """One expression of many: neighbours first, for short chains and little rounding."""
+    while len(vectors) > 1:
+        pairs = [step(x, y) for x, y in zip(vectors[::2], vectors[1::2], strict=False)]
+        vectors = [*pairs, *vectors[len(pairs) * 2 :]]
+    return vectors[0]
+
+
 def join(f: Function, vector: str, step: Callable[[str, str], str]) -> None:
     """Fold the lanes of a local; every lane holds the result."""
     for lanes in ((2, 3, 0, 1), (1, 0, 3, 2)):

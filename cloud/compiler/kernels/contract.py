@@ -54,9 +54,11 @@ def _batch(f: Function, product: Product, at: Places, axis: int) -> None:
 def _dots(f: Function, product: Product, at: Places) -> None:
     rows, columns = product.steps(lambda one: one.row), product.steps(lambda one: one.column)
     for block, size in tiles(f, at, rows, product.rows, _block(product), "block"):
-        for column, width in tiles(f, block, columns, product.columns, dot.tile_columns(product), "column"):
+        for column, width in tiles(f, block, columns, product.columns, dot.turn_columns(product), "column"):
             for row, height in tiles(f, column, rows, size, dot.ROWS, "row"):
-                dot.dot_tile(f, product, row, height, width)
+                for first in range(0, width, dot.tile_columns(product)):
+                    last = min(first + dot.tile_columns(product), width)
+                    dot.dot_tile(f, product, row, height, range(first, last))
 
 
 def _outers(f: Function, product: Product, at: Places) -> None:

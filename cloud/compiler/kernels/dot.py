@@ -41,6 +41,8 @@ from cloud.compiler.wat import Function, get
 ROWS, COLUMNS = 2, 4
 SINGLE_COLUMNS = 8
 # The deadline of a device's runtime is checked at the end of every turn of a loop: long turns make it cheap.
+SINGLE_TURN = 16  # columns: two tiles of a single row
+MANY_TURNS = 10  # fewer do not earn the code, which a lone run reads from memory
 STRAIGHT_MAX = {1: 32, 2: 16}  # by rows of the tile: one row and 32 steps are as much code as two and 16
 UNROLLS = range(16, 7, -1)
 STRETCH_TURNS = 4
@@ -49,34 +51,41 @@ Place: TypeAlias = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class _Tile:
-    """``height`` rows by ``width`` columns, where locals ``x`` and ``w`` point."""
+    """``height`` rows by ``columns`` of them, where locals ``x`` and ``w`` point."""
 
     product: Product
     height: int
-    width: int
+    columns: range
     x: str
     w: str
 
     def each(self, f: Function, value: Callable[[Place], str], local: Callable[[Place], str]) -> None:
         """Set a local of every element of the tile."""
         for row in range(self.height):
-            for column in range(self.width):
+            for column in range(len(self.columns)):
                 f.set(local((row, column)), value((row, column)), "v128")
 
 
-def dot_tile(f: Function, product: Product, at: Places, height: int, width: int) -> None:
-    """``height`` rows (1 or 2) by ``width`` columns of the result, over the whole depth."""
-    _depth(f, _Tile(product, height, width, at["x"], at["w"]))
+def dot_tile(f: Function, product: Product, at: Places, height: int, columns: range) -> None:
+    """``height`` rows (1 or 2) by some columns of the result, counted from ``at``, over the whole depth."""
+    _depth(f, _Tile(product, height, columns, at["x"], at["w"]))
     for row in range(height):
-        for column in range(0, width, COLUMNS):
-            lanes = min(width - column, COLUMNS)
+        for column in range(0, len(columns), COLUMNS):
+            lanes = min(len(columns) - column, COLUMNS)
             _gather(f, row, column, lanes)
-            finish(f, product, at, (row, column), lanes)
+            finish(f, product, at, (row, columns[column]), lanes)
 
 
 def tile_columns(product: Product) -> int:
     """Columns of a tile: twice as many where there is a single row, so that there are as many sums."""
     return SINGLE_COLUMNS if product.rows == 1 else COLUMNS
+
+
+def turn_columns(product: Product) -> int:
+    """Columns of one turn of the loop over them: two tiles of a single row, if they are short and many."""
+    short = product.depth <= STRAIGHT_MAX[2] * LANES
+    many = product.columns >= MANY_TURNS * SINGLE_TURN
+    return SINGLE_TURN if product.rows == 1 and short and many else tile_columns(product)
 
 
 def _depth(f: Function, tile: _Tile) -> None:
@@ -131,12 +140,12 @@ def _step(f: Function, tile: _Tile, offset: int, lanes: int, done: str) -> None:
     x_bytes, w_bytes = tile.product["x"].row * F32_BYTES, tile.product["w"].column * F32_BYTES
     for row in range(tile.height):
         f.set(f"x{row}", load(tile.x, row * x_bytes + offset, lanes), "v128")
-    for column in range(tile.width):
-        f.set("w_vector", load(tile.w, column * w_bytes + offset, lanes), "v128")
+    for column, place in enumerate(tile.columns):
+        f.set("w_vector", load(tile.w, place * w_bytes + offset, lanes), "v128")
         for row in range(tile.height):
             term = multiply(get(f"x{row}"), get("w_vector"))
             f.set(_sum((row, column)), add(get(_sum((row, column))), term), "v128")
-        if column % COLUMNS == COLUMNS - 1 or column == tile.width - 1:
+        if column % COLUMNS == COLUMNS - 1 or place == tile.columns[-1]:
             f.emit(f"(br_if ${done} {get('never')})")
 
 

@@ -10,7 +10,7 @@ that is far from zero. Sums run in four accumulators.
 from collections.abc import Callable, Sequence
 
 from cloud.compiler.ir import Node
-from cloud.compiler.kernels.axes import extent, join, keep, lanes_of, splat, store_vector, sweep
+from cloud.compiler.kernels.axes import by_pairs, extent, join, keep, lanes_of, splat, store_vector, sweep
 from cloud.compiler.kernels.vector import VECTOR_BYTES, ZERO, add, load, multiply
 from cloud.compiler.ops.reduce import LayerNorm
 from cloud.compiler.wat import Function, Kernel, get
@@ -85,11 +85,8 @@ def _fold(f: Function, total: str, length: int, taken: Callable[[], str]) -> Non
 
 
 def _sum_of(f: Function, total: str, vectors: Sequence[str]) -> None:
-    """``total`` := the sum of all lanes of all vectors, in every lane. By pairs, for rounding and speed."""
-    while len(vectors) > 1:
-        pairs = [add(x, y) for x, y in zip(vectors[::2], vectors[1::2], strict=False)]
-        vectors = pairs + list(vectors[len(pairs) * 2 :])
-    f.set(total, vectors[0], "v128")
+    """``total`` := the sum of all lanes of all vectors, in every lane."""
+    f.set(total, by_pairs(vectors, add), "v128")
     join(f, total, add)
 
 

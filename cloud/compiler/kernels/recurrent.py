@@ -28,6 +28,7 @@ from cloud.compiler.plan import aligned
 from cloud.compiler.wat import Function, Kernel, const, get
 
 ITEM_BYTES = 4
+TURN = 4  # vectors
 _BIASED = MatMul(epilogue=call(Fn.ADD, Arg(0), Arg(1)))
 
 
@@ -137,14 +138,15 @@ def _cells(layer: _Layer) -> Kernel:
 def _vectors(f: Function, size: int) -> Iterator[int]:
     """Write the loop over ``size`` numbers, and what is left of them: gives the lanes of each.
 
-    Two vectors a turn: each turn also asks whether the run is to be interrupted.
+    Several vectors a turn: each turn also asks whether the run is to be interrupted.
     """
     vectors, lanes = divmod(size, LANES)
-    if vectors > 1:
-        with f.loop(vectors // 2):
-            yield LANES
-            yield LANES
-    if vectors % 2:
+    turns, rest = divmod(vectors, TURN)
+    if turns:
+        with f.loop(turns):
+            for _ in range(TURN):
+                yield LANES
+    for _ in range(rest):
         yield LANES
     if lanes:
         yield lanes

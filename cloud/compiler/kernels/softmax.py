@@ -15,7 +15,17 @@ from typing import TypeAlias
 from cloud.compiler.expr import Arg, Fn, call
 from cloud.compiler.ir import Node
 from cloud.compiler.kernels import maths
-from cloud.compiler.kernels.axes import Extent, extent, join, keep, lanes_of, splat, store_vector, sweep
+from cloud.compiler.kernels.axes import (
+    Extent,
+    by_pairs,
+    extent,
+    join,
+    keep,
+    lanes_of,
+    splat,
+    store_vector,
+    sweep,
+)
 from cloud.compiler.kernels.expression import helpers, vector
 from cloud.compiler.kernels.vector import VECTOR_BYTES, ZERO, add, load, multiply
 from cloud.compiler.ops.reduce import Softmax
@@ -23,6 +33,7 @@ from cloud.compiler.wat import Function, Kernel, get
 
 SHORT = 64  # numbers: 16 vectors, as many as there are registers
 WIDTH = 4
+PARTS = ("sum_even", "sum_odd")  # of a short row: half the chain of additions
 LOWEST = splat("-inf")
 LOG = call(Fn.LOG, Arg(0))
 LEAST = -88.0  # its power of two, as bits of a float, is 0
@@ -51,17 +62,18 @@ def _short(f: Function, length: int, log: bool) -> None:
     widths = lanes_of(length)
     for index, lanes in enumerate(widths):
         f.set(f"x{index}", keep(lanes, load("x", index * VECTOR_BYTES), LOWEST), "v128")
-    f.set("most", get("x0"), "v128")
-    for index in range(1, len(widths)):
-        f.set("most", _larger(get("most"), get(f"x{index}")), "v128")
+    f.set("most", by_pairs([get(f"x{index}") for index in range(len(widths))], _larger), "v128")
     join(f, "most", _larger)
-    f.set("sum", ZERO, "v128")
+    for one in PARTS:
+        f.set(one, ZERO, "v128")
     for index in range(len(widths)):
         f.set(f"x{index}", f"(f32x4.sub {get(f'x{index}')} {get('most')})", "v128")
         f.set("exp", _exponential(f, get(f"x{index}")), "v128")
         if not log:
             f.set(f"x{index}", get("exp"), "v128")
-        f.set("sum", add(get("sum"), get("exp")), "v128")
+        part = PARTS[index % len(PARTS)]
+        f.set(part, add(get(part), get("exp")), "v128")
+    f.set("sum", by_pairs([get(one) for one in PARTS], add), "v128")
     join(f, "sum", add)
     _prepare(f, "sum", log)
     for index, lanes in enumerate(widths):

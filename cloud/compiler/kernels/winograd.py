@@ -18,7 +18,7 @@ from math import prod
 from cloud.compiler.ir import Node
 from cloud.compiler.kernels.loops import Axis, move, nest
 from cloud.compiler.kernels.maths import splat
-from cloud.compiler.kernels.panels import PIXELS, STEP_BYTES, UNROLL, PanelTile, load_never
+from cloud.compiler.kernels.panels import PIXELS, STEP_BYTES, PanelTile, load_never
 from cloud.compiler.kernels.vector import LANES, VECTOR_BYTES, add, load, multiply, store
 from cloud.compiler.kernels.windows import F32_BYTES, Window, finish, window_of, write_border
 from cloud.compiler.ops.image import PANEL
@@ -26,6 +26,7 @@ from cloud.compiler.ops.winograd import POINTS, TILE
 from cloud.compiler.wat import Function, Kernel, get
 
 BLOCK_BYTES = 1 << 19  # of v and m
+TURN = 16  # steps of a product; the deadline is looked at once a turn
 LINE_BYTES = 64
 SQUARE = POINTS * POINTS
 SCRATCH_BYTES = SQUARE * VECTOR_BYTES
@@ -164,7 +165,7 @@ def _product(f: Function, block: _Block, tiles: int) -> None:
     f.set("w_at", get("u_at"))
     number = {"number": Axis(block.channels, {"x_at": F32_BYTES, "w_at": STEP_BYTES})}
     with tile.sums() as done:
-        nest(f, number, (("number", UNROLL),), lambda sizes: tile.steps(done, sizes["number"]))
+        nest(f, number, (("number", TURN),), lambda sizes: tile.steps(done, sizes["number"]))
     for pixel in range(tiles):
         for index in range(tile.vectors):
             _store(f, "m_at", pixel * block.m_tile + index * VECTOR_BYTES, get(tile.sum(pixel, index)))
