@@ -14,17 +14,17 @@ import asyncio
 import sys
 import time
 from collections.abc import Sequence
+from functools import cache, partial
 from pathlib import Path
 from statistics import mean, stdev
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 
 from benchmarks.federated.learning import Cloud, Devices, Uplink
+from benchmarks.federated.spreading import spread
 from benchmarks.federated.tables import told
 from benchmarks.measuring import Found, machine, write_json
 from cloud.compiler.training import compile_training
@@ -52,6 +52,7 @@ SCHEMES = {
 User = tuple[Array, Array]
 
 
+@cache
 def generate(alpha: float = 0.5, beta: float = 0.5, multiple: int = 5, seed: int = 0) -> list[User]:
     """x float32 [n, 60] and y int64 [n] of each user.
 
@@ -80,7 +81,7 @@ def package(seed: int) -> bytes:
     return pack(compile_training(model, "cross_entropy", "sgd", batch, name="mlr").package)
 
 
-async def learn(users: Sequence[User], scheme: str, seed: int, rounds: int, bar: Progress) -> Found:
+async def learn(users: Sequence[User], scheme: str, seed: int, rounds: int) -> Found:
     """One run."""
     cuts = [int(TRAINED_SHARE * len(y)) for _, y in users]
     trained = [(x[:cut], y[:cut]) for (x, y), cut in zip(users, cuts, strict=True)]
@@ -93,7 +94,7 @@ async def learn(users: Sequence[User], scheme: str, seed: int, rounds: int, bar:
         first = layout.flatten({name: one.astype(np.float32) for name, one in devices.start.items()})
         cloud = Cloud(resolve("fedavg", {}), layout, first, ASKED, max(len(y) for _, y in trained))
         uplink = Uplink(SCHEMES[scheme], layout)
-        for number in bar.track(range(rounds), description=f"{scheme}, seed {seed}"):
+        for number in range(rounds):
             for user in map(int, rng.choice(len(trained), ASKED, replace=False)):
                 outcome = await devices.train(*trained[user], cloud.model, PLAN, f"{seed}/{number}/{user}")
                 if outcome is None or outcome.delta is None:
@@ -116,6 +117,11 @@ async def learn(users: Sequence[User], scheme: str, seed: int, rounds: int, bar:
         "rejected": dict(cloud.rejected),
         "seconds": time.perf_counter() - began,
     }
+
+
+def one(case: tuple[str, int], rounds: int) -> Found:
+    """In a process of its own."""
+    return asyncio.run(learn(generate(), *case, rounds))
 
 
 def big_ratio(scheme: str) -> float:
@@ -167,11 +173,8 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    users, runs = generate(), []
-    with Progress(console=Console(stderr=True)) as bar:
-        for scheme in arguments.schemes:
-            for seed in range(arguments.seeds):
-                runs.append(asyncio.run(learn(users, scheme, seed, arguments.rounds, bar)))
+    cases = [(scheme, seed) for seed in range(arguments.seeds) for scheme in arguments.schemes]
+    runs = spread(partial(one, rounds=arguments.rounds), cases, "pFedMe")
     rows = summary(runs)
     found: Found = {"machine": machine(), "runs": runs, "rows": rows}
     write_json(arguments.json, found)

@@ -13,15 +13,15 @@ import argparse
 import asyncio
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from statistics import mean
 
 import numpy as np
-from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 
 from benchmarks.federated.learning import Cloud, Devices, Uplink
+from benchmarks.federated.spreading import spread
 from benchmarks.federated.tables import told
 from benchmarks.measuring import Found, machine, write_json
 from cloud.federated.strategies import resolve
@@ -95,6 +95,11 @@ async def learn(rule: str, how: str, liars: int, seed: int, rounds: int) -> Foun
     return what | {"rejected": dict(cloud.rejected)}
 
 
+def one(case: tuple[str, str, int, int], rounds: int) -> Found:
+    """In a process of its own."""
+    return asyncio.run(learn(*case, rounds))
+
+
 def summary(runs: Sequence[Found]) -> list[Found]:
     """A line for each rule: means over the seeds."""
     rows = []
@@ -150,10 +155,7 @@ def main() -> int:
         for liars in (0, LIARS)
         for seed in range(arguments.seeds)
     ]
-    with Progress(console=Console(stderr=True)) as bar:
-        runs = [
-            asyncio.run(learn(*case, arguments.rounds)) for case in bar.track(cases, description="digits")
-        ]
+    runs = spread(partial(one, rounds=arguments.rounds), cases, "digits")
     rows = summary(runs)
     found: Found = {"machine": machine(), "runs": runs, "rows": rows}
     write_json(arguments.json, found)
