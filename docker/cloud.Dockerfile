@@ -6,7 +6,7 @@ COPY shared shared
 COPY broker broker
 COPY cloud cloud
 COPY edge edge
-RUN pip install --no-cache-dir --prefix=/install '.[cloud]'
+RUN pip install --no-cache-dir --prefix=/install '.[cloud,postgres]'
 
 FROM python:3.11-slim
 COPY --from=build /install /usr/local

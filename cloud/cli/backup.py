@@ -1,5 +1,6 @@
 """``shoal backup`` and ``shoal restore``: the whole cloud in one file, and back, on SQLite or PostgreSQL."""
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -172,7 +173,8 @@ def _bars(what: str, *, quiet: bool) -> Iterator[Callable[[str, int, int], None]
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=quiet, transient=True) as bars:
+    nobody = quiet or not sys.stderr.isatty()
+    with Progress(*columns, console=Console(stderr=True), disable=nobody, transient=True) as bars:
         task = bars.add_task(what)
 
         def told(name: str, number: int, of: int) -> None:

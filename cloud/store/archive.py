@@ -218,8 +218,8 @@ def reading(path: Path) -> Iterator[ArchiveReader]:
     except _TORN as error:
         raise BackupDamaged(f"{path} is not a backup, or only a part of one: {error}") from error
     except OSError as error:
-        if error.errno == errno.EINVAL:  # a place before the file's beginning
-            raise BackupDamaged(f"{path} is damaged: it points outside of itself") from error
+        if error.errno in (None, errno.EINVAL):  # bz2 on what is no bz2; a place before the file's beginning
+            raise BackupDamaged(f"{path} is damaged: {error}") from error
         raise ConfigError(f"can't read the backup {path}: {error.strerror or error}") from error
 
 

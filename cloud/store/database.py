@@ -66,9 +66,9 @@ class Database:
         try:
             yield
         except DBAPIError as error:
-            raise StoreFailed(f"the cloud's store failed: {error.orig}") from error
+            raise StoreFailed(f"the cloud's store failed: {reason_of(error)}") from error
         except (self._driver_error, OverflowError) as error:  # OverflowError: sqlite3, more than 64 bits
-            raise StoreFailed(f"the cloud's store failed: {error}") from error
+            raise StoreFailed(f"the cloud's store failed: {reason_of(error)}") from error
         except DAMAGE as error:
             raise StoreDamaged(f"a row of the cloud's store can't be read: {error}") from error
         except NoConnection as error:
@@ -82,6 +82,11 @@ class Database:
     def close(self) -> None:
         """Give the connections back."""
         self._engine.dispose()
+
+
+def reason_of(error: Exception) -> str:
+    """What the driver said, in one line: PostgreSQL's messages have several."""
+    return " ".join(str(error.orig if isinstance(error, DBAPIError) else error).split())
 
 
 def rows(connection: Connection, table: Table, *order: ColumnElement[Any]) -> list[Row]:

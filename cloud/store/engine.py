@@ -18,12 +18,14 @@ from typing import Any
 
 from alembic import command
 from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 
 from cloud.store.claim import lock_path, share_file, share_session
-from cloud.store.database import StoreFailed
+from cloud.store.database import StoreFailed, reason_of
 from shared.errors import ConfigError
 
 BUSY_TIMEOUT_MS = 10_000
@@ -53,8 +55,9 @@ def open_engine(url: str) -> Engine:
         parsed = make_url(url)
         shown = parsed.render_as_string(hide_password=True)
         engine = connected(parsed)
-        with engine.begin() as connection:
-            migrate(connection)
+        if not _is_newest(engine):
+            with engine.begin() as connection:
+                migrate(connection)
     except ImportError as error:
         raise ConfigError(
             f"cloud.store = {shown!r} needs a driver that is not installed ({error}); "
@@ -65,13 +68,19 @@ def open_engine(url: str) -> Engine:
             f"cloud.store = {shown!r} can't be used: {error}; write sqlite:///path or postgresql://"
         ) from None
     except (OSError, DBAPIError, StoreFailed) as error:
-        reason = error.orig if isinstance(error, DBAPIError) else error
-        raise ConfigError(f"can't open the cloud's store {shown!r}: {reason}") from error
+        raise ConfigError(f"can't open the cloud's store {shown!r}: {reason_of(error)}") from error
     except CommandError as error:
         raise ConfigError(
             f"the cloud's store {shown!r} was written by another version of shoal: {error}"
         ) from None
     return engine
+
+
+def _is_newest(engine: Engine) -> bool:
+    """Whether nothing is to be migrated; a look, so that a busy writer does not keep anybody out."""
+    with engine.connect() as connection, connection.execution_options(read_only=True).begin():
+        current = MigrationContext.configure(connection).get_current_revision()
+    return current == ScriptDirectory.from_config(configuration()).get_current_head()
 
 
 def migrate(connection: Connection, revision: str = "head") -> None:

@@ -25,6 +25,7 @@ from cloud.artifacts.keys import KEY_FILE, public_hex
 from cloud.store.archive import ArchiveReader, BackupDamaged, Told, sync_folder
 from cloud.store.backup import ARTIFACTS, SET_ASIDE, Choice, chosen_files, database_file, key_in, sha256_of
 from cloud.store.claim import lock_path, own_file, own_session
+from cloud.store.database import reason_of
 from cloud.store.dump import load_table, table_bytes
 from cloud.store.engine import connected, migrate
 from shared.errors import ConfigError
@@ -57,7 +58,7 @@ def restore(archive: ArchiveReader, url: str, data: Path, told: Told, *, force: 
             f"the backup was made by shoal {archive.manifest.version}, which this one does not know: {error}"
         ) from None
     except (DBAPIError, OSError) as error:
-        reason = error.orig if isinstance(error, DBAPIError) else error
+        reason = reason_of(error)
         raise ConfigError(f"the restore failed, and nothing was changed in the store: {reason}") from error
     return str(aside) if aside.exists() else ""
 

@@ -1,11 +1,22 @@
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from sqlalchemy import JSON, Table
 
 from cloud.store.store import Store
 
 ENGINES = ("sqlite", "postgresql")
+
+
+def example(table: Table) -> dict[str, Any]:
+    """A row that the table takes."""
+    known = {int: 7, float: 7.5, str: "seven", bytes: b"\x00\xff", bool: True}
+    return {
+        column.name: {"seven": 7} if isinstance(column.type, JSON) else known[column.type.python_type]
+        for column in table.columns
+    }
 
 
 @pytest.fixture(params=ENGINES)

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 from alembic.script import ScriptDirectory
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from sqlalchemy import MetaData, Table, insert, make_url
+from sqlalchemy import MetaData, Table, func, insert, make_url, select
 
 from cloud.artifacts.entry import Entry
 from cloud.artifacts.keys import signing_key
@@ -29,7 +29,7 @@ from shared.errors import ConfigError
 from shared.messages import Birth, Capabilities, DesiredModel, DesiredModels
 from shared.messages import Manifest as ArtifactManifest
 from shared.package import ModuleKind, PackageInfo
-from tests.unit.cloud.store.conftest import ENGINES
+from tests.unit.cloud.store.conftest import ENGINES, example
 
 PACKAGE = b"\0asm" * 1000
 DIGEST = hashlib.sha256(PACKAGE).hexdigest()
@@ -68,6 +68,10 @@ def fill(store):
     letters = [Letter("b", "s", "too strange", b"\x00\xff", 1.0) for _ in range(3)]
     store.telemetry.ingest([*(batch(n) for n in range(1200)), *letters])
     store.telemetry.trim_letters(1)
+    with store._database.transaction() as connection:  # and what the capabilities to come will keep
+        for table in METADATA.sorted_tables:
+            if not connection.scalar(select(func.count()).select_from(table)):
+                connection.execute(insert(table), [example(table)])
 
 
 def digests(store):
@@ -147,7 +151,7 @@ def test_the_digest_of_a_backup_is_the_digest_of_its_content(backup, filled):
         assert {name: member.sha256 for name, member in archive.manifest.tables.items()} == digests(filled)
         rows = {name: member.rows for name, member in archive.manifest.tables.items()}
     assert rows["telemetry_chunks"] == 1200
-    assert min(rows[table.name] for table in METADATA.sorted_tables if table.name.startswith("tele")) > 0
+    assert min(rows[table.name] for table in METADATA.sorted_tables) > 0
 
 
 def test_what_is_not_in_it_is_said(filled, url, data, tmp_path):

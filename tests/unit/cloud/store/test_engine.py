@@ -8,11 +8,12 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import JSON, MetaData, Table, insert, inspect, make_url, select, text
+from sqlalchemy import MetaData, Table, insert, inspect, make_url, select, text
 
 from cloud.store.engine import configuration, connected, migrate, open_engine
 from cloud.store.tables import METADATA
 from shared.errors import ConfigError
+from tests.unit.cloud.store.conftest import example
 
 
 def url_in(folder, name="cloud.sqlite"):
@@ -90,15 +91,6 @@ def test_a_store_of_the_revision_before_keeps_its_rows(url):
             assert {key: found[key] for key in row.keys() & found.keys()} == dict(row), name
     assert kept.keys() == {table.name for table in METADATA.sorted_tables}
     engine.dispose()
-
-
-def example(table):
-    """A row that the table takes."""
-    known = {int: 7, float: 7.5, str: "seven", bytes: b"\x00\xff", bool: True}
-    return {
-        column.name: {"seven": 7} if isinstance(column.type, JSON) else known[column.type.python_type]
-        for column in table.columns
-    }
 
 
 def test_a_migration_that_breaks_half_way_leaves_nothing(url):

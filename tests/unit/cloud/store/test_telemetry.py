@@ -250,7 +250,7 @@ def test_a_batch_that_the_database_refuses_takes_nothing_with_it(store):
 
 
 def test_the_largest_numbers_and_the_strangest_times_are_kept(store):
-    key = replace(KEY, epoch=2**63 - 1)
+    key = KEY._replace(epoch=2**63 - 1)
     store.telemetry.ingest([batch(2**62, key=key, at=-1e300, span=0.0), batch(2**62 + 1, key=key, at=1e300)])
     assert [one.at_min_unix_s for one in store.telemetry.chunks("berlin", "machine", -1e308, 1e308)] == [
         -1e300,
