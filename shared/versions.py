@@ -209,6 +209,11 @@ def fields_in(value: Any) -> dict[str, bytes]:
     return {WHOLE: _encoder.encode(value)}
 
 
+def packed_value(value: Any) -> bytes:
+    """A value as a whole. Raises ``TypeError`` as :func:`fields_in`."""
+    return _encoder.encode(value)
+
+
 def _is_field(name: object) -> bool:
     return isinstance(name, str) and name != WHOLE
 

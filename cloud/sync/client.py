@@ -3,25 +3,27 @@
 await fleet.sync.put("room/limits", {"max": 21.5}, ["edge-1"], How(ConsistencyLevel.STRONG))
 """
 
+import asyncio
 import itertools
 import secrets
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import msgspec
 
 from broker.ask import Asker
+from shared.entries import is_value
+from shared.errors import Refused
 from shared.messages import Reply
+from shared.parcels import cut, head_of, in_turns, is_large, parcel_in, part_names, together
 from shared.sync import ConsistencyLevel, Required, SyncAsk, SyncStrategy, SyncVerb
 from shared.sync_views import ConflictView, KeyView, PutResult, SyncTaskView
 from shared.topics import APP_SYNC
-from shared.versions import Mark
+from shared.versions import Mark, packed_value
 from shared.wire import unpacked
 
 T = TypeVar("T")
-
-_encode = msgspec.msgpack.Encoder().encode
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +73,27 @@ class SyncClient:
     ) -> PutResult:
         """Write a value for these nodes (none: those that have it); returns as the key's level promises.
 
-        ``config``: the desired state of each of them.
+        ``config``: the desired state of each of them. What is too large for a message travels in parts
+        (:mod:`shared.parcels`). Raises ``TypeError`` for what is no value.
         """
-        packed = _encode(value)
+        packed = packed_value(value)
+        if is_large(packed) and not config:
+            head, parts = _cut(key, packed)
+            of_parts = replace(how, strategy=SyncStrategy.HYBRID, expected=-1, operation=(0, 0))
+            targets = targets or await self._targets(key)
+            for names in in_turns(parts):
+                await asyncio.gather(
+                    *(self.put(name, parts[name], targets, of_parts, budget_s=budget_s) for name in names)
+                )
+            packed = packed_value(head)
         reply = await self._write(SyncVerb.PUT, key, targets, how, budget_s, value=packed, config=config)
         return unpacked(reply.body, PutResult)
+
+    async def _targets(self, key: str) -> tuple[str, ...]:
+        try:
+            return (await self._get(key)).targets
+        except Refused:
+            return ()
 
     async def erase(
         self,
@@ -125,7 +143,24 @@ class SyncClient:
         )
 
     async def get(self, key: str) -> KeyView:
-        """A key as the cloud has it; a STRONG one as it is now, for everybody."""
+        """A key as the cloud has it; a STRONG one as it is now, for everybody.
+
+        Raises ``Refused`` (``incomplete``) while parts of a large value are on their way.
+        """
+        found = await self._get(key)
+        parcel = parcel_in(found.value)
+        if parcel is None:
+            return found
+        pieces: dict[str, Any] = {}
+        for names in in_turns(part_names(key, parcel)):
+            views = await asyncio.gather(*(self._get(name) for name in names), return_exceptions=True)
+            pieces.update((one.key, one.value) for one in views if isinstance(one, KeyView))
+        packed = together(key, parcel, pieces.get)
+        if packed is None or not is_value(packed):
+            raise Refused("incomplete", f"parts of {key} are missing; they may be on their way")
+        return msgspec.structs.replace(found, value=msgspec.msgpack.decode(packed))
+
+    async def _get(self, key: str) -> KeyView:
         return unpacked((await self._ask(SyncVerb.GET, key)).body, KeyView)
 
     async def status(self, task_id: str) -> SyncTaskView:
@@ -141,7 +176,7 @@ class SyncClient:
         found: list[KeyView] = []
         while page := await self._page(SyncVerb.LIST, prefix, found[-1].key if found else "", list[KeyView]):
             found += page
-        return found
+        return [one for one in found if head_of(one.key) is None]
 
     async def conflicts(self, prefix: str = "") -> list[ConflictView]:
         """Every field on which writers disagree, with the values that lost."""
@@ -160,3 +195,10 @@ class SyncClient:
             return SyncAsk(correlation=correlation, budget_s=left_s, verb=verb, key=key, **how)
 
         return await self._asker.ask(APP_SYNC.at(app=self._app), build, budget_s or self._budget_s())
+
+
+def _cut(key: str, packed: bytes) -> tuple[dict[str, Any], dict[str, bytes]]:
+    try:
+        return cut(key, packed)
+    except ValueError as error:
+        raise Refused("too-large", str(error)) from None

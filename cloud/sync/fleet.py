@@ -18,6 +18,7 @@ from shared.entries import level_of, strategy_of
 from shared.journal import Journal
 from shared.lanes import Lane, LaneLimits
 from shared.messages import ModelState
+from shared.parcels import head_of
 from shared.peers import Heard, Peer
 from shared.sync import (
     PUBLISH,
@@ -126,6 +127,11 @@ class Fleet:
             reasons[node] = "" if decision.allowed else decision.reason or "not allowed there"
             effects.append(Decided(node, name_for(node), SELECT, decision))
         return reasons, effects
+
+    def sharing_of_new(self, node: str, name: str) -> Sharing:
+        """Who shares a key that this device has made: itself, and of a part whoever shares the whole."""
+        whole = self.sharing.get(head_of(name) or "")
+        return whole if whole is not None and node in whole.targets else Sharing((node,))
 
     def restore(
         self, records: Iterable[Record], nodes: Mapping[str, NodeMemory], cleared: int, now: float

@@ -114,7 +114,7 @@ class Inbox:
             elif level_of(entry) is ConsistencyLevel.WEAK:
                 effects += self._weak(node, entry)
             elif fresh:
-                effects += self._merge(node, entry)
+                effects += self._merge(node, entry, unix_ms)
         if push.number:
             ack = Ack(push.number, tuple(refused), stamp=self.clock.peek(unix_ms))
             self.journal.then(self.fleet.say(node, ack))
@@ -157,15 +157,15 @@ class Inbox:
         effects.append(Decided(CLOUD_ORIGIN, entry.name, RECEIVE, decision))
         return None if decision.allowed else Refusal(entry.name, "residency", decision.reason)
 
-    def _merge(self, node: str, entry: Entry) -> list[Effect]:
+    def _merge(self, node: str, entry: Entry, unix_ms: int) -> list[Effect]:
         for write in entry.writes:
             self.clock.hear(write.stamp)
         before = self.journal.newest(entry.name)
         after = entry if before is None else merged(before, entry)
         if before is None:
-            self.fleet.share(entry.name, Sharing((node,)))
+            self.fleet.share(entry.name, self.fleet.sharing_of_new(node, entry.name))
         if after is not before:
-            self.journal.write(after, node if after == entry else "")
+            self.writer.write(after, unix_ms, node if after == entry else "")
             return []
         return self.fleet.holds(node, entry.name) if after == entry else []
 

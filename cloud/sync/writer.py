@@ -22,6 +22,7 @@ from cloud.sync.weak import Weak
 from shared.core import Effect
 from shared.entries import is_value, level_of, strategy_of, traits_of
 from shared.journal import Journal
+from shared.parcels import parcels_of, part_names
 from shared.sync import (
     ENTRY_BYTES_MAX,
     PUBLISH,
@@ -187,7 +188,7 @@ class Writer:
             own = (setting_of(entry.name) or ("", "", ""))[1]
             targets = (own,) if own else allowed
             self.fleet.share(entry.name, self.fleet.widened(entry.name, targets, put.priority, put.tag))
-            self.journal.write(entry)
+            self.write(entry, put.unix_ms)
         revision = max((entry.revision for entry in after), default=0)
         self.tasks.begin(msgspec.structs.replace(task, revision=revision), put.waiter)
         return audit
@@ -219,6 +220,23 @@ class Writer:
         if len(packed_entry(after)) > ENTRY_BYTES_MAX:
             raise Refusal("too-large", "the value with its conflicts is over the limit; erase the key first")
         return after
+
+    def write(self, after: Entry, unix_ms: int, source: str = "") -> None:
+        """The next state of a key. Parts that it refers to no more are erased: they were only for it."""
+        before = self.journal.read(after.name)
+        self.journal.write(after, source)
+        for parcel in parcels_of(before) - parcels_of(after):
+            for name in part_names(after.name, parcel):
+                part = self.journal.newest(name)
+                if part is not None and not part.erased:
+                    self.journal.write(self._erased(part, unix_ms))
+
+    def _erased(self, part: Entry, unix_ms: int) -> Entry:
+        stamp = self.clock.tick(unix_ms)
+        self.sequence += 1
+        if level_of(part) is ConsistencyLevel.STRONG:
+            return self._next_revision(part, stamp, {})
+        return written(part, (CLOUD_ORIGIN, self.term, self.sequence), stamp, {})
 
     def _next_revision(self, before: Entry, stamp: int, fields: Mapping[str, bytes]) -> Entry:
         """A STRONG key has one writer, this one, and so nothing to merge: the new state replaces the old."""
@@ -358,7 +376,7 @@ class Writer:
             waiter,
             kind=SyncKind.DATA if setting is None else SyncKind.CONFIG,
             level=ConsistencyLevel.STRONG,
-            targets=() if call.name in self.fleet.sharing and setting is None else (node,),
+            targets=self._callers_targets(node, call.name),
             required=call.required,
             expected=call.expected,
         )
@@ -379,6 +397,11 @@ class Writer:
         if call.value is not None and not is_value(call.value):
             return Outcome(status=Status.REFUSED, code="bad-value", detail="not one MessagePack value")
         return None
+
+    def _callers_targets(self, node: str, name: str) -> tuple[str, ...]:
+        if setting_of(name) is not None:
+            return (node,)
+        return () if name in self.fleet.sharing else self.fleet.sharing_of_new(node, name).targets
 
     def _result(self, node: str, call: Call, outcome: Outcome) -> Effect:
         return self.fleet.say(node, Result(call.sequence, outcome, call.name, self.fleet.tag_of(call.name)))

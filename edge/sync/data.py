@@ -17,10 +17,19 @@ import msgspec
 
 from edge.sync.core import DeviceSync
 from edge.sync.events import Answer, Changed, PutAsked, ReadAsked
+from shared.entries import is_value
 from shared.errors import Refused, TimedOut
 from shared.lanes import DeadLetter
+from shared.parcels import (
+    cut,
+    head_of,
+    in_turns,
+    is_large,
+    parcel_in,
+    together,
+)
 from shared.sync import ConsistencyLevel, Outcome, Required, Status, SyncStrategy, reported_name
-from shared.versions import Entry, conflicts_of, fields_in, value_of
+from shared.versions import Entry, conflicts_of, fields_in, packed_value, value_of
 
 CHANGES_MAX = 1024
 GRACE_S = 1.0
@@ -71,7 +80,15 @@ class Data:
     # Read and write -----------------------------------------------------------------------------------
 
     def get(self, key: str) -> Any:
-        """What is here now; None: nothing. Of a STRONG key this is a copy, perhaps an old one."""
+        """What is here now; None: nothing, or not all of it. Of a STRONG key this is a copy, perhaps old."""
+        value = self._raw(key)
+        parcel = parcel_in(value)
+        if parcel is None:
+            return value
+        packed = together(key, parcel, self._raw)
+        return None if packed is None or not is_value(packed) else msgspec.msgpack.decode(packed)
+
+    def _raw(self, key: str) -> Any:
         found = self._core.read(key)
         return None if found is None else value_of(found)
 
@@ -96,17 +113,28 @@ class Data:
     ) -> Outcome:
         """Write ``value`` (what JSON can say, and bytes; None erases). Returns as the key's level promises.
 
-        Of a map only the fields that changed are written, so that others' changes of other fields stay.
+        Of a map only the fields that changed are written, so that others' changes of other fields stay; one
+        that is too large for a message travels in parts (:mod:`shared.parcels`) and is replaced as a whole.
         ``expected`` (STRONG): only if the key is at this revision; 0: only if it never was.
         Raises as :func:`checked`, and ``TypeError`` for what can't be packed.
         """
-        fields = {} if value is None else fields_in(value)
-        return await self._asked(
-            lambda ref: PutAsked(
-                ref, key, fields, _unix_ms(), level, strategy, required, expected, budget_s=budget_s
-            ),
-            budget_s,
-        )
+
+        async def write(name: str, value: Any, strategy: SyncStrategy | None, expected: int) -> Outcome:
+            fields = {} if value is None else fields_in(value)
+            return await self._asked(
+                lambda ref: PutAsked(
+                    ref, name, fields, _unix_ms(), level, strategy, required, expected, budget_s=budget_s
+                ),
+                budget_s,
+            )
+
+        whole = packed_value(value)
+        if is_large(whole):
+            head, parts = _cut(key, whole)
+            for names in in_turns(parts):
+                await asyncio.gather(*(write(name, parts[name], SyncStrategy.HYBRID, -1) for name in names))
+            value = head
+        return await write(key, value, strategy, expected)
 
     async def report(self, key: str, value: Any) -> Outcome:
         """Say how one key of the configuration really is: ``reported/{node}/{key}``."""
@@ -119,7 +147,8 @@ class Data:
     def keys(self, prefix: str = "") -> list[str]:
         """Every key that is here."""
         names = {*self._core.journal.replica.entries, *self._core.journal.next.entries, *self._core.weak}
-        return sorted(name for name in names if name.startswith(prefix) and self._core.read(name))
+        ours = (name for name in names if name.startswith(prefix) and head_of(name) is None)
+        return sorted(name for name in ours if self._core.read(name))
 
     def conflicts(self, key: str) -> dict[str, dict[str, Any]]:
         """Field -> the values that lost, by who wrote them."""
@@ -195,10 +224,21 @@ class Data:
             future.set_result(effect.outcome)
 
     def changed(self, effect: Changed) -> None:
-        """A key has a new value."""
+        """A key has a new value; of one in parts that is so when the last of them is here."""
+        key = head_of(effect.name) or effect.name
+        value = self.get(key)
+        if value is None and parcel_in(self._raw(key)) is not None:
+            return
         self._number = next(self._numbers)
-        self._changes.append(Change(self._number, effect.name, self.get(effect.name)))
+        self._changes.append(Change(self._number, key, value))
         self._news.set()
+
+
+def _cut(key: str, packed: bytes) -> tuple[dict[str, Any], dict[str, bytes]]:
+    try:
+        return cut(key, packed)
+    except ValueError as error:
+        raise Refused("too-large", str(error)) from None
 
 
 def _unix_ms() -> int:

@@ -1,12 +1,17 @@
 """What each consistency level promises, in a world where time, disks and links are ours. docs/sync.md names
 these tests beside its table."""
 
+import asyncio
+
 import pytest
 
 from cloud.facts import NodeChanged, NodeFact, NodeStatus
+from cloud.sync.client import How
 from cloud.sync.events import DeployModel, ModelDeployed
 from cloud.sync.records import TaskStatus
+from edge.sync.data import Data
 from shared.messages import ModelState, ReplyStatus
+from shared.parcels import head_of
 from shared.sync import (
     ConsistencyLevel,
     Digest,
@@ -19,7 +24,7 @@ from shared.sync import (
 )
 from shared.sync_views import ConflictView, KeyView, PutResult, SyncTaskView
 from shared.wire import encode, unpacked
-from tests.support.syncing import World
+from tests.support.syncing import World, client_of
 
 STRONG, EVENTUAL, WEAK = ConsistencyLevel.STRONG, ConsistencyLevel.EVENTUAL, ConsistencyLevel.WEAK
 ALL = ("n1", "n2", "n3")
@@ -408,3 +413,27 @@ def test_every_strategy_moves_models_at_every_level(strategy, level):
     status = world.ask(SyncVerb.STATUS, task)
     world.run(0.1)
     assert unpacked(world.replies[status].body, SyncTaskView).status == "done"
+
+
+# Large values ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("level", [STRONG, EVENTUAL])
+def test_a_large_value_is_announced_fetched_in_parts_and_seen_whole(level):
+    world = World(41).start()
+    client, large = client_of(world), {"picture": bytes(range(256)) * 1000}
+    how = How(level, SyncStrategy.EVENT_DRIVEN)
+
+    def here(node: str) -> object:
+        return Data(world.devices[node].core, world.devices[node].member.feed).get("room/picture")
+
+    asyncio.run(client.put("room/picture", large, ALL, how))
+    world.until(lambda: all(here(node) == large for node in ALL))
+    assert asyncio.run(client.get("room/picture")).value == large
+    assert [one.key for one in asyncio.run(client.keys())] == ["room/picture"]
+    parts = [name for name in world.cloud.store.records if head_of(name)]
+    assert len(parts) == 5
+    asyncio.run(client.put("room/picture", "small", (), How()))
+    world.until(lambda: all(here(node) == "small" for node in ALL) and world.converged)
+    assert all(world.cloud.core.journal.read(name).erased for name in parts)
+    assert all(one.get(name) is None for one in world.devices.values() for name in parts)

@@ -103,7 +103,7 @@ def test_a_model_is_a_task_whose_targets_are_waited_for(tell: Tell[httpx.Respons
         ("PUT", "/sync/keys/k", {"value": 1, "expected": 3}, 400, "bad-request"),
         ("PUT", "/sync/keys/k", {"value": 1, "deadline_s": 0}, 400, "bad-request"),
         ("PUT", "/sync/keys/k", {"value": 1, "level": "loose"}, 400, "bad-request"),
-        ("PUT", "/sync/keys/k", {"value": "x" * 70_000}, 413, "too-large"),
+        ("PUT", "/sync/keys/k", {"value": "x" * 5_000_000}, 413, "too-large"),
         ("POST", "/sync/models", {"model": "digits", "targets": []}, 400, "bad-request"),
     ],
 )

@@ -68,6 +68,23 @@ def test_what_was_put_is_there_after_a_restart_and_unsynced(tmp_path):
     lived(tmp_path, second)
 
 
+def test_a_large_value_is_one_change_and_there_after_a_restart(tmp_path):
+    large = {"log": "x" * 300_000}
+
+    async def first(service: SyncService) -> None:
+        await service.data.put("room/log", large)
+        assert [(one.key, one.value) for one in service.data.changes("", 0)[0]] == [("room/log", large)]
+
+    async def second(service: SyncService) -> None:
+        assert service.data.get("room/log") == large
+        assert service.data.keys() == ["room/log"]
+        await service.data.put("room/log", None)
+        assert service.data.get("room/log") is None
+
+    lived(tmp_path, first)
+    lived(tmp_path, second)
+
+
 def test_changes_are_watched_by_prefix_and_from_a_number_on(tmp_path):
     async def story(service: SyncService) -> list[Change]:
         found = []
@@ -115,7 +132,7 @@ def test_a_strong_write_without_a_cloud_is_definitely_not_done(tmp_path):
         with pytest.raises(Refused, match="not a key"):
             await service.data.put("desired/other-node/x", 1)
         with pytest.raises(Refused, match="the limit is"):
-            await service.data.put("k", "x" * 70_000)
+            await service.data.put("k", "x" * 5_000_000)
         with pytest.raises(TypeError):
             await service.data.put("k", {1: 2})
 
