@@ -225,9 +225,10 @@ class Data:
 
     def changed(self, effect: Changed) -> None:
         """A key has a new value; of one in parts that is so when the last of them is here."""
-        key = head_of(effect.name) or effect.name
-        value = self.get(key)
-        if value is None and parcel_in(self._raw(key)) is not None:
+        whole = head_of(effect.name)
+        key = whole or effect.name
+        in_parts, value = parcel_in(self._raw(key)) is not None, self.get(key)
+        if (in_parts and value is None) or (whole is not None and not in_parts):
             return
         self._number = next(self._numbers)
         self._changes.append(Change(self._number, key, value))

@@ -75,6 +75,7 @@ def test_a_task_shows_each_target(shoal: Shoal, fleet: FakeFleet) -> None:
     (done,) = run(fleet, fleet.sync.put("k", 1, ["n1", "n2"], STRONG))
     fleet.world.partition("n2")
     (late,) = run(fleet, fleet.sync.put("j", 2, ["n1", "n2"], How(strategy=SyncStrategy.EVENT_DRIVEN)))
+    fleet.world.run(1)
     page = shoal("sync", "status", late.task_id).out
     assert "j (data)" in page
     assert "1 targets" in page
