@@ -8,7 +8,7 @@ without a header are not kept: a device sends all of them again when no receipt 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from cloud.federated.events import Whole
+from cloud.federated.events import Payload, Whole
 from shared.learning import PART_BYTES, PARTS_MAX, UPDATE_BYTES_MAX, UpdateHeader, UpdatePart
 
 MIB = 1 << 20
@@ -66,7 +66,7 @@ class Assembly:
             return ""
         del self.coming[place]
         data = b"".join(one.parts[index] for index in range(one.count))
-        return Whole(place[1], asked, one.header, data)
+        return Whole(place[1], asked, one.header, Payload(data))
 
     def expire(self, now: float) -> Iterator[Place]:
         """Drop what did not go on."""

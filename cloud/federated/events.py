@@ -126,6 +126,23 @@ class Heard:
     header: UpdateHeader
 
 
+class Payload:
+    """The bytes of an update until it was judged, and none after that: events live on in a service's story,
+    and megabytes must not live on with them."""
+
+    __slots__ = ("data",)
+
+    def __init__(self, data: bytes = b"") -> None:
+        self.data = data
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def clear(self) -> None:
+        """It was judged."""
+        self.data = b""
+
+
 @dataclass(frozen=True, slots=True)
 class Whole:
     """All parts of an update are here."""
@@ -133,7 +150,7 @@ class Whole:
     client: str
     asked: int
     header: UpdateHeader
-    data: bytes = field(repr=False, default=b"")
+    data: Payload = field(repr=False, default_factory=Payload)
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,6 +52,9 @@ from shared.learning import Reject
 from shared.vectors import F32, Layout
 
 
+MODELS_KEPT = 4  # in memory: of the jobs that moved last
+
+
 @dataclass(slots=True)
 class Executor:
     """``folder``: of the coordinator. ``clock``: seconds, to say how long a version took. ``sync``: what
@@ -161,6 +164,9 @@ class Executor:
         except (OSError, ShoalError) as error:
             self.collected.pop(at.spec.job, None)  # to be read again from the log
             return [Failed(work, str(error)) for work in works]
+        finally:
+            for work in works:
+                work.whole.data.clear()
         return [
             Judged(at.id, one.client, one.asked, one.header.digest, rejection, one.norm)
             for (one, *_), rejection in judged
@@ -182,7 +188,7 @@ class Executor:
         answer = Answer(
             client=whole.client, asked=whole.asked, header=whole.header, norm=norm, seconds=work.seconds
         )
-        return Fresh(answer, whole.data, content), rejection
+        return Fresh(answer, whole.data.data, content), rejection
 
     def _aggregate(self, work: Aggregate) -> Aggregated:
         began, at, job = self.clock(), work.at, work.at.spec.job
@@ -192,7 +198,10 @@ class Executor:
         versions.save(self.disk.job(job), made.model, None)
         version = versions.offered(made, at.model.layout_hash, self.artifacts, self.sign)
         del self.collected[job]
+        self.models.pop(job, None)
         self.models[job] = made.model
+        while len(self.models) > MODELS_KEPT:
+            self.models.pop(next(iter(self.models)))
         return Aggregated(at.id, version, collected.clients, self.clock() - began)
 
     def _model(self, at: Pass) -> versions.Model:
@@ -214,11 +223,11 @@ class Executor:
 def _examined(at: Pass, whole: Whole) -> tuple[Rejection | None, Content]:
     """The gate's word on the content, and the content."""
     header, median, spec = whole.header, at.opening.norm_median, at.spec
-    problem = check_bytes(header, whole.data)
+    problem = check_bytes(header, whole.data.data)
     if problem is not None:
         return problem, None
     try:
-        content = read(header, whole.data)
+        content = read(header, whole.data.data)
     except Unreadable as error:
         return Rejection(Reject.UNREADABLE, str(error)), None
     if content is None:

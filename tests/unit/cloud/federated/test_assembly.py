@@ -52,7 +52,7 @@ def test_parts_in_any_order_and_more_than_once_become_the_bytes_that_were_sent(s
         found = assembly.add(PLACE, 1, part, 0.0)
         assembly.check()
         whole += [found] if isinstance(found, Whole) else []
-    assert [one.data for one in whole] == [data]
+    assert [one.data.data for one in whole] == [data]
     assert not assembly.coming
 
 

@@ -108,6 +108,18 @@ def test_an_update_whose_receipt_was_lost_in_the_crash_is_a_duplicate_and_counts
     world.executor.close()
 
 
+def test_what_was_judged_leaves_no_bytes_behind_in_the_story_of_the_service(tmp_path):
+    world = World(tmp_path)
+    world.create()
+    world.send("a", work=False)
+    (judge,) = world.works
+    assert len(judge.whole.data) > 0
+    world.works_done()
+    assert len(judge.whole.data) == 0
+    assert world.job_fact().accepted == 1
+    world.executor.close()
+
+
 def test_an_update_that_became_durable_before_its_judge_failed_counts_once(tmp_path):
     """As when the disk syncs the log and then the process can't go on with it."""
     clean = lived(tmp_path / "clean", Plan(), {"rounds": 1})

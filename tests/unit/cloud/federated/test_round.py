@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cloud.federated.events import Heard, Judge, Judged, Pass, Verdict, Whole
+from cloud.federated.events import Heard, Judge, Judged, Pass, Payload, Verdict, Whole
 from cloud.federated.gate import ATTEMPTS_MAX, Expected, Rejection
 from cloud.federated.records import Answer, Opening
 from cloud.federated.round import JUDGE_S_MAX, NEXT, Round, Stage
@@ -57,7 +57,7 @@ def header(client: str = "a", **changes) -> UpdateHeader:
 
 
 def whole(client: str, **changes) -> Whole:
-    return Whole(client, 5, header(client, **changes), b"x" * 100)
+    return Whole(client, 5, header(client, **changes), Payload(b"x" * 100))
 
 
 def good(one: Round, client: str, digest: str = "") -> Judged:
