@@ -51,7 +51,6 @@ from shared.errors import ShoalError, Unreadable
 from shared.learning import Reject
 from shared.vectors import F32, Layout
 
-
 MODELS_KEPT = 4  # in memory: of the jobs that moved last
 
 
