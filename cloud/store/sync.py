@@ -17,7 +17,7 @@ from cloud.store.tables import META, SYNC_KEYS, SYNC_NODES, SYNC_TASKS
 from cloud.sync.events import Fenced, Restored, Save, Saved
 from cloud.sync.records import NodeMemory, Record, SyncTask
 
-_CLEARED = "sync-cleared"
+_CLEARED, _STAMP = "sync-cleared", "sync-stamp"
 _encode = msgspec.msgpack.Encoder().encode
 _record = msgspec.msgpack.Decoder(Record).decode
 _task = msgspec.msgpack.Decoder(SyncTask).decode
@@ -37,7 +37,8 @@ class SqlSync:
             tasks = [_task(packed) for _, packed in _pairs(connection, SYNC_TASKS)]
             nodes = {node: _memory(packed) for node, packed in _pairs(connection, SYNC_NODES)}
             cleared = connection.scalar(select(META.c.value).where(META.c.name == _CLEARED)) or 0
-        return Restored(tuple(records), tuple(tasks), nodes, cleared)
+            stamp = connection.scalar(select(META.c.value).where(META.c.name == _STAMP)) or 0
+        return Restored(tuple(records), tuple(tasks), nodes, cleared, stamp)
 
     def save_sync(self, save: Save) -> Saved | Fenced:
         """The term is read under a lock that the next start of a cloud has to wait for."""
@@ -53,6 +54,8 @@ class SqlSync:
             remove(connection, SYNC_TASKS, ("id",), [{"id": task_id} for task_id in save.tasks_forgotten])
             memories = {node: _encode(one) for node, one in save.nodes.items()}
             _put(connection, SYNC_NODES, "node", "memory", memories)
+            if save.records:
+                upsert(connection, META, [{"name": _STAMP, "value": save.stamp}])
             if save.cleared:
                 upsert(connection, META, [{"name": _CLEARED, "value": save.cleared}])
         return Saved()

@@ -122,6 +122,7 @@ class Sync:
     def _restored(self, event: Restored, now: float) -> list[Effect]:
         if self.phase is not Phase.LOADING:
             return [Ignore(f"Restored while {self.phase}")]
+        self.clock.hear(event.stamp)
         for record in event.records:
             self.journal.replica.put(record.entry)
             for write in record.entry.writes:
@@ -144,6 +145,7 @@ class Sync:
             tasks_forgotten,
             self.fleet.take(),
             self.fleet.cleared,
+            self.clock.latest,
         )
 
     def _saved(self, _: Saved, now: float) -> list[Effect]:

@@ -11,12 +11,14 @@ from shared.sync import Decision, Setting, SyncAsk, SyncMessage
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """What the store held: the answer to :class:`Load`. ``cleared``: rounds of forgotten tombstones."""
+    """What the store held: the answer to :class:`Load`. ``cleared``: rounds of forgotten tombstones;
+    ``stamp``: the newest that was ever given, also to what is not there any more."""
 
     records: tuple[Record, ...] = field(default=(), repr=False)
     tasks: tuple[SyncTask, ...] = field(default=(), repr=False)
     nodes: Mapping[str, NodeMemory] = field(default_factory=dict)
     cleared: int = 0
+    stamp: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +106,7 @@ class Save(Work):
     tasks_forgotten: tuple[str, ...] = ()
     nodes: Mapping[str, NodeMemory] = field(default_factory=dict)
     cleared: int = 0
+    stamp: int = 0
 
 
 @dataclass(frozen=True, slots=True)

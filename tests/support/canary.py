@@ -7,6 +7,7 @@ decided a second time by :class:`Oracle`, which knows neither regions as paths n
 """
 
 import random
+import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -374,6 +375,8 @@ class Case:
         self.seen = len(self.wire.sent)
 
     def _found(self, payload: bytes) -> list[tuple[str, list[str]]]:
+        if payload[:1] == b"x":  # deflated
+            payload = zlib.decompress(payload)
         found = []
         for key, tokens in self.tokens.items():
             fields = [name for name, token in tokens.items() if token.encode() in payload]

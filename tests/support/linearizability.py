@@ -45,6 +45,10 @@ class Model(Protocol):
         """The state after it; None: a single copy in this state would not have answered so."""
         ...
 
+    def hopeless(self, state: Any, what: Any, result: Any) -> bool:
+        """Whether it can't happen in this state nor in any that follows: the search need not go on."""
+        ...
+
 
 class TooHard(Exception):
     """The search was given up; the history is neither right nor wrong."""
@@ -124,10 +128,14 @@ class _Search:
             if one.call > first_end:
                 break
             after = self.model.step(state, one.what, one.result)
-            if after is not None:
+            if after is not None and not self._is_lost(after, left, at):
                 found.append((one.end, at, after))
         found.sort(key=lambda entry: -entry[0])  # the stack turns it round
         return [(at, after) for _, at, after in found]
+
+    def _is_lost(self, after: Any, left: Sequence[int], at: int) -> bool:
+        others = (self.operations[other] for other in left if other != at)
+        return any(one.end < inf and self.model.hopeless(after, one.what, one.result) for one in others)
 
 
 # A register with revisions: one STRONG key ----------------------------------------------------------
@@ -169,7 +177,7 @@ class Value:
 
 
 class Register:
-    """(value, revision), written with or without compare-and-set."""
+    """(value, revision), written with or without compare-and-set. Revisions only grow."""
 
     def initial(self) -> tuple[Hashable, int]:
         return None, 0
@@ -187,3 +195,7 @@ class Register:
         if stale:
             return state if result is None else None
         return (what.value, revision + 1) if result is None or result.revision == revision + 1 else None
+
+    def hopeless(self, state: tuple[Hashable, int], what: Any, result: Any) -> bool:
+        told = result.revision
+        return told is not None and (told < state[1] or (isinstance(result, Done) and told == state[1]))

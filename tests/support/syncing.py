@@ -46,11 +46,11 @@ class CloudDisk:
     tasks: dict[str, SyncTask] = field(default_factory=dict)
     nodes: dict[str, NodeMemory] = field(default_factory=dict)
     cleared: int = 0
+    stamp: int = 0
 
     def restored(self) -> cloud_events.Restored:
-        return cloud_events.Restored(
-            tuple(self.records.values()), tuple(self.tasks.values()), dict(self.nodes), self.cleared
-        )
+        records, tasks = tuple(self.records.values()), tuple(self.tasks.values())
+        return cloud_events.Restored(records, tasks, dict(self.nodes), self.cleared, self.stamp)
 
     def save(self, save: cloud_events.Save) -> object:
         if save.term != self.term:
@@ -62,7 +62,7 @@ class CloudDisk:
         for task_id in save.tasks_forgotten:
             self.tasks.pop(task_id, None)
         self.nodes.update(save.nodes)
-        self.cleared = save.cleared
+        self.cleared, self.stamp = save.cleared, save.stamp
         return cloud_events.Saved()
 
 
