@@ -25,7 +25,6 @@ import struct
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace as replaced
 from heapq import merge
 from itertools import islice
 from operator import attrgetter
@@ -291,7 +290,7 @@ def _chunk(row: Mapping[Any, Any]) -> Chunk | None:
         log.error("a stored chunk can't be read: %s, %s", key, ends)
         return None
     log.error("a stored chunk is damaged: %s, samples %d to %d", chunk.key, chunk.first, chunk.end - 1)
-    return replaced(chunk, samples=_NO_SAMPLES)
+    return msgspec.structs.replace(chunk, samples=_NO_SAMPLES)
 
 
 def _letter_row(one: Letter) -> Row:

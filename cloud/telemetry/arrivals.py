@@ -21,29 +21,36 @@ def batch_items(node: str, stream: str, batch: TelemetryBatch, at_unix_s: float)
     samples = batch.samples
     if not samples:
         return ()
-    if not _numbers_fit(batch) or len(samples) > SAMPLES_MAX:
+    if len(samples) > SAMPLES_MAX or not (0 <= batch.epoch <= NUMBER_MAX and 0 <= batch.first <= NUMBER_MAX):
         reason = f"epoch {batch.epoch}, first {batch.first}, {len(samples)} samples; {SAMPLES_MAX} fit"
         return (letter(node, stream, reason, _encoder.encode(batch), at_unix_s),)
-    reasons = {place: why for place, sample in enumerate(samples) if (why := unfit(sample))}
-    timed = [_timed(sample, at_unix_s) for sample in samples]
-    times = [sample.at_unix_s for place, sample in enumerate(timed) if place not in reasons] or [at_unix_s]
+    if any(not sample.at_unix_s for sample in samples):  # a device without a clock is taken at ours
+        samples = tuple(one if one.at_unix_s else Sample(at_unix_s, one.values) for one in samples)
+    reasons = [unfit(sample) for sample in samples]
+    dead = tuple(place for place, why in enumerate(reasons) if why) if any(reasons) else ()
+    times = [sample.at_unix_s for sample, why in zip(samples, reasons, strict=True) if not why]
     item = BatchItem(
-        key=StreamKey(node, batch.epoch, stream),
-        first=batch.first,
-        count=len(samples),
-        at_min_unix_s=min(times),
-        at_max_unix_s=max(times),
-        samples=_encoder.encode(timed),
-        at_unix_s=at_unix_s,
-        dead=tuple(reasons),
+        StreamKey(node, batch.epoch, stream),
+        batch.first,
+        len(samples),
+        min(times, default=at_unix_s),
+        max(times, default=at_unix_s),
+        _encoder.encode(samples),
+        at_unix_s,
+        dead,
     )
-    if not reasons:
-        return (item,)
-    place, reason = next(iter(reasons.items()))
-    more = f", and {len(reasons) - 1} more" if len(reasons) > 1 else ""
-    said = _encoder.encode([samples[one] for one in reasons])
-    dead = letter(node, stream, f"sample {batch.first + place}: {reason}{more}", said, at_unix_s)
-    return (item, replace(dead, epoch=batch.epoch, first=batch.first + place, end=batch.first + place + 1))
+    return (item, _unfit_letter(item, batch, reasons)) if dead else (item,)
+
+
+def _unfit_letter(item: BatchItem, batch: TelemetryBatch, reasons: list[str]) -> Letter:
+    """What does not fit of a batch; the letter names the first of it."""
+    place = item.dead[0]
+    more = f", and {len(item.dead) - 1} more" if len(item.dead) > 1 else ""
+    said = _encoder.encode([batch.samples[one] for one in item.dead])
+    number, key = item.first + place, item.key
+    reason = f"sample {number}: {reasons[place]}{more}"
+    one = letter(key.node, key.stream, reason, said, item.at_unix_s)
+    return replace(one, epoch=key.epoch, first=number, end=number + 1)
 
 
 def report_items(node: str, report: StreamsReport, at_unix_s: float) -> tuple[Item, ...]:
@@ -71,12 +78,3 @@ def letter(node: str, stream: str, reason: str, payload: bytes, at_unix_s: float
     """A dead letter of readable form, within its bounds."""
     shown = "".join(char if char.isprintable() else "?" for char in reason[:500])
     return Letter(node, stream, shown, payload[:LETTER_BYTES_MAX], at_unix_s)
-
-
-def _numbers_fit(batch: TelemetryBatch) -> bool:
-    return 0 <= batch.epoch <= NUMBER_MAX and 0 <= batch.first <= NUMBER_MAX
-
-
-def _timed(sample: Sample, at_unix_s: float) -> Sample:
-    """A device without a clock is taken at ours."""
-    return sample if sample.at_unix_s else Sample(at_unix_s, sample.values)

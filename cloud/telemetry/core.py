@@ -144,13 +144,15 @@ class Ingest:
             self.counts["no room"] += len(items)
             return [Ignore(f"no room: {len(self.queue)} items wait for the store")]
         self.counts["messages"] += 1
-        taken = [item for item in items if self._welcome(item)]
-        for item in taken:
-            self.queue.append((item, size))
-            self.queued_bytes += size
-            size = 0
-        refused: list[Effect] = [Ignore("too many streams, or too many dead letters")]
-        return [*(refused if len(taken) < len(items) else []), *self._flush(now)]
+        refused: list[Effect] = []
+        for item in items:
+            if self._welcome(item):
+                self.queue.append((item, size))
+                self.queued_bytes += size
+                size = 0
+            else:
+                refused = [Ignore("too many streams, or too many dead letters")]
+        return refused + self._flush(now)
 
     def _welcome(self, item: Item) -> bool:
         """Whether a node is not yet over its limits: what one device sends must not fill the store."""
@@ -159,7 +161,8 @@ class Ingest:
             fits = self.lettered[item.node] <= self.limits.letters
         else:
             fits = item.key in self.known or self._meet(item.key)
-        self.counts["not welcome"] += not fits
+        if not fits:
+            self.counts["not welcome"] += 1
         return fits
 
     def _meet(self, key: StreamKey) -> bool:

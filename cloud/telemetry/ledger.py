@@ -14,9 +14,9 @@ would have to remember every dropped range for ever; the ledger is exact either 
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 
 import msgspec
+from msgspec.structs import replace
 
 from cloud.telemetry.store import (
     AHEAD_MAX,

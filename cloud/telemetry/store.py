@@ -18,7 +18,9 @@ may hand in the same batch at the same time, in any order, and it is stored once
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
+
+import msgspec
 
 from shared.ranges import Range
 
@@ -26,8 +28,7 @@ LETTER_BYTES_MAX = 4096  # of a dead letter's payload that are kept
 AHEAD_MAX = 256  # ranges beyond the first gap; a batch that would make more is not taken, and comes again
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class StreamKey:
+class StreamKey(NamedTuple):
     """One stream of one boot of one node.
 
     ``epoch`` 0: a plain MQTT device that does not number its samples; its sequences are the cloud's own.
@@ -38,8 +39,7 @@ class StreamKey:
     stream: str
 
 
-@dataclass(frozen=True, slots=True)
-class Position:
+class Position(msgspec.Struct, frozen=True, gc=False):
     """How far one stream is: a row of the ledger. Counts are samples; times are the cloud's clock.
 
     ``produced``: the highest end that the device showed or claimed; ``grade``: the device's class of the
@@ -61,8 +61,7 @@ class Position:
     last_at_unix_s: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Chunk:
+class Chunk(msgspec.Struct, frozen=True, gc=False):
     """Samples ``first`` to ``end - 1`` of a stream. ``samples``: MessagePack of ``list[Sample]``.
 
     ``at_min_unix_s``, ``at_max_unix_s``: times of the earliest and the latest sample, the device's clock.
@@ -94,8 +93,7 @@ class Letter:
     number: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class BatchItem:
+class BatchItem(msgspec.Struct, frozen=True, gc=False):
     """A batch as it arrived, checked and packed: ``count`` samples from sequence ``first`` on.
 
     ``samples``: MessagePack of ``list[Sample]``, all of them with a time (the device's clock, or the cloud's
