@@ -1,5 +1,7 @@
 """How a pass begins: what it asks for, and by which rules its answers are judged."""
 
+from hashlib import sha256
+
 from cloud.federated.events import Pass
 from cloud.federated.fleet import codecs_of
 from cloud.federated.gate import Expected, Norms
@@ -11,6 +13,7 @@ from shared.learning import UPDATE_BYTES_MAX, Task
 
 _ENCODED_BYTES = 9  # of a parameter, at the very most: a gateway's sum of eight, and what frames cost
 _FRAME_BYTES = 4096
+_SEED_BYTES = 7
 
 
 def opening_of(state: JobState, cohort: tuple[str, ...]) -> Opening:
@@ -22,10 +25,19 @@ def opening_of(state: JobState, cohort: tuple[str, ...]) -> Opening:
         attempt=state.attempt,
         task=state.task,
         cohort=cohort,
-        seed=state.spec.seed,
+        seed=_seed(state),
         budget_s=budget_s(state.spec, seconds),
         norm_median=Norms(state.norms).median,
     )
+
+
+def _seed(state: JobState) -> int:
+    """The job's; another one for each further attempt. A device that answered the one before, and did not
+    hear that it came to nothing, so takes this for a new question and not for one that it has answered."""
+    if not state.attempt:
+        return state.spec.seed
+    digest = sha256(f"{state.spec.seed}/{state.attempt}".encode()).digest()
+    return int.from_bytes(digest[:_SEED_BYTES], "big")
 
 
 def round_of(state: JobState, strategy: Strategy, opening: Opening) -> Round:

@@ -13,7 +13,7 @@ from cloud.client import Fleet
 from cloud.local.processes import LocalFleet
 from examples.digits.shards import write_shards
 from shared.learning import JobFact, JobSpec, JobView, Phase
-from tests.e2e.fleets import EXAMPLE, FAST, digits, operated, ready, until
+from tests.e2e.fleets import EXAMPLE, FAST, digits, on_mosquitto, operated, ready, until
 
 pytestmark = pytest.mark.timeout(150)
 
@@ -91,6 +91,20 @@ def test_a_fleet_learns_the_digits_and_serves_what_it_learned(tmp_path):
             assert all(row.accepted >= spec.quorum and row.bytes_up > 0 for row in rounds)
             last = await fleet.learning.round(spec.job, spec.rounds)
             assert sum(client.status == "accepted" for client in last.clients) == rounds[-1].accepted
+
+    asyncio.run(story())
+
+
+@pytest.mark.mosquitto
+def test_it_learns_over_a_mosquitto_with_the_access_rules_of_production(tmp_path):
+    async def story():
+        async with operated(on_mosquitto(learning_fleet(tmp_path))) as fleet:
+            await until("everybody can learn", lambda: everybody_can_learn(fleet))
+            spec = await job(fleet, rounds=3)
+            await fleet.learning.create(spec)
+            view = await ended(fleet, spec.job)
+            assert (view.version, view.model_version) == (3, "2")
+            assert all(row.accepted == DEVICES for row in await fleet.learning.rounds(spec.job))
 
     asyncio.run(story())
 

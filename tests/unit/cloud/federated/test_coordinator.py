@@ -18,6 +18,7 @@ from cloud.federated.events import (
     Written,
 )
 from cloud.federated.job import NEXT, RESETS_MAX
+from edge.training.job import identity_of
 from shared.core import Clear, LinkUp, Publish, Work
 from shared.errors import InvalidTransition
 from shared.learning import Criteria, JobFact, LearnAsk, LearnVerb, Phase, Receipt, RoundFact, Stop, Task
@@ -310,6 +311,18 @@ def test_a_device_answers_again_in_the_next_attempt_what_it_had_said_in_the_one_
     world.tick(5.0)
     assert statuses(world.send("a")) == ["a: accepted"], "the attempt before is not counted"
     assert world.job_fact().accepted == 1
+
+
+def test_each_attempt_is_a_new_question_to_a_device_that_did_not_hear_of_the_failure(world):
+    world.create(deadline_s_max=10.0)
+    first = world.fact()
+    world.tick(11.0)
+    world.tick(5.0)
+    second = world.fact()
+    assert (second.round, second.model) == (first.round, first.model)
+    assert identity_of(second) != identity_of(first)
+    world.crash()
+    assert identity_of(world.fact()) == identity_of(second), "a restart asks nothing new"
 
 
 def test_only_an_error_can_be_reset(world):
