@@ -22,6 +22,7 @@ def job(rounds: int, **changed: object) -> JobFile:
         "quorum": 5,
         "over_select": 1.5,
         "stop": Stop(),
+        "clip": 1.0,
         "norm_ratio_max": 3.0,
         "deadline_s_min": 3.0,
         "deadline_s_max": 60.0,
