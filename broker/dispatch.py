@@ -59,6 +59,7 @@ class Acknowledger(Generic[A]):
     def __init__(self, send: Callable[[A], None]) -> None:
         self._send = send
         self._waiting: deque[tuple[A, Holds]] = deque()
+        self._called_by: asyncio.Future[None] | None = None
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -70,7 +71,10 @@ class Acknowledger(Generic[A]):
             return
         self._waiting.append((acknowledgement, holds or []))
         for hold in holds or ():
-            hold.add_done_callback(self._advance)
+            # A handler without room holds thousands of messages by one future: that calls us once.
+            if hold is not self._called_by or hold.done():
+                hold.add_done_callback(self._advance)
+                self._called_by = hold
 
     def close(self) -> None:
         """The connection is gone: send nothing more. The broker will repeat what we did not acknowledge."""
