@@ -108,8 +108,10 @@ class Cloud:
 
     def doom(self, within_s: float) -> None:
         """Kill this process once, somewhere in the next ``within_s`` seconds or in one of its next pieces of
-        work."""
-        if self.random.random() < 0.5:
+        work; at once where the last doom has not struck yet."""
+        if self._doomed is not None:
+            self.clock.after(0.0, self.kill, self.term)
+        elif self.random.random() < 0.5:
             self.clock.after(self.random.uniform(0, within_s), self.kill, self.term)
         else:
             left = iter(range(self.random.randrange(12), -1, -1))
