@@ -1,0 +1,231 @@
+"""Whatever a device or an application sends, the core lives on, and believes no lies."""
+
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cloud.sync.core import Sync
+from cloud.sync.events import Asked, MessageHeard, ReportedHeard, Restored, Save, Saved
+from edge.sync import events as edge
+from edge.sync.core import DeviceSync
+from shared.core import LinkUp, Tick
+from shared.errors import RemoteError
+from shared.sync import (
+    Ack,
+    Branch,
+    Call,
+    ConsistencyLevel,
+    Digest,
+    Leaf,
+    Offer,
+    Offered,
+    Outcome,
+    Part,
+    Pull,
+    Push,
+    Refusal,
+    Result,
+    Setting,
+    Status,
+    SyncAsk,
+    SyncMessage,
+    SyncVerb,
+    Walk,
+)
+from shared.topics import APP_SYNC, REPORTED_KEY, SYNC_DOWN, SYNC_UP
+from shared.versions import Entry, Write, fields_in, value_of, written
+from shared.wire import decode, encode
+
+NOW_MS = 1_800_000_000_000
+integers = st.one_of(st.integers(-5, 20), st.sampled_from([-(2**63), 2**63 - 1, 2**53, 2**62, NOW_MS << 16]))
+names = st.one_of(
+    st.sampled_from(
+        [
+            "secret",
+            "secret",
+            "k",
+            "mine",
+            "desired/n1/rate",
+            "reported/n1/rate",
+            "reported/n2/rate",
+            "",
+            "@",
+            "../x",
+        ]
+    ),
+    st.text(max_size=5),
+)
+origins = st.sampled_from(["n1", "n2", "@", "", "Not A Node"])
+values = st.one_of(
+    st.sampled_from(
+        [b"\x01", b"\x81\xa1a\x01", b"", b"\xc1", b"\x91" * 2000, b"\x81\x01\x02", b"\xd6\xff\0\0\0\0"]
+    ),
+    st.binary(max_size=8),
+)
+marks = st.tuples(integers, integers)
+writes = st.builds(
+    Write,
+    origins,
+    integers,
+    integers,
+    integers,
+    st.dictionaries(st.sampled_from(["", "a", "@parcel"]), values, max_size=2),
+)
+traits = st.tuples(
+    integers,
+    st.sampled_from(["", "strong", "eventual", "weak", "no"]),
+    st.sampled_from(["", "push", "pull", "x"]),
+)
+plausible = st.builds(
+    lambda name, origin, number: written(Entry(name), (origin, 1, number), NOW_MS << 16, fields_in("lie")),
+    names,
+    st.sampled_from(["n1", "n1", "n2", "@"]),
+    st.integers(1, 9),
+)
+entries = plausible | st.builds(
+    Entry,
+    names,
+    st.lists(writes, max_size=3).map(tuple),
+    st.dictionaries(origins, marks, max_size=3),
+    traits,
+    integers,
+)
+prints = st.dictionaries(names, st.binary(max_size=8), max_size=3)
+several = st.lists(names, max_size=3).map(tuple)
+parts: st.SearchStrategy[Part] = st.one_of(
+    st.builds(
+        Push, integers, st.lists(entries, max_size=3).map(tuple), st.dictionaries(names, values, max_size=2)
+    ),
+    st.builds(
+        Ack, integers, st.lists(st.builds(Refusal, names, names), max_size=2).map(tuple), several, integers
+    ),
+    st.builds(
+        Digest,
+        st.dictionaries(origins, marks, max_size=3),
+        values,
+        integers,
+        st.booleans(),
+        integers,
+        integers,
+        st.booleans(),
+    ),
+    st.builds(
+        Walk,
+        st.lists(st.builds(Branch, names, st.lists(values, max_size=17).map(tuple)), max_size=2).map(tuple),
+        st.lists(st.builds(Leaf, names, prints), max_size=2).map(tuple),
+    ),
+    st.builds(Pull, several),
+    st.builds(Offer, integers, st.lists(st.builds(Offered, names, values, integers), max_size=2).map(tuple)),
+    st.builds(
+        Call,
+        integers,
+        names,
+        st.sampled_from([1.0, -1.0, float("nan"), float("inf")]),
+        st.none() | values,
+        st.booleans(),
+        integers,
+    ),
+    st.builds(
+        Result, integers, st.builds(lambda value: Outcome(status=Status.OK, value=value), st.none() | values)
+    ),
+)
+messages = st.builds(lambda life, part: SyncMessage(life=life, part=part), integers, parts)
+settings_ = st.builds(
+    lambda life, number, entry: Setting(life=life, number=number, entry=entry), integers, integers, entries
+)
+asks = st.builds(
+    lambda verb, key, value, targets, expected, level, budget_s, setting, operation: SyncAsk(
+        correlation="c",
+        budget_s=budget_s,
+        verb=verb,
+        key=key,
+        value=value,
+        targets=targets,
+        expected=expected,
+        level=level,
+        setting=setting,
+        operation=operation,
+    ),
+    st.sampled_from(list(SyncVerb)),
+    names,
+    values,
+    st.lists(st.sampled_from(["n1", "n2", "", "Not A Node"]), max_size=3).map(tuple),
+    integers,
+    st.none() | st.sampled_from(list(ConsistencyLevel)),
+    st.sampled_from([1.0, -1.0, float("nan"), float("inf")]),
+    st.sampled_from(["", "desired", "reported", "x"]),
+    marks,
+)
+
+
+def over_the_wire(topic: Any, message: Any) -> Any:
+    """What the other side hears; None: it would not decode, or not even encode."""
+    try:
+        return decode(topic, encode(message))
+    except (RemoteError, OverflowError, UnicodeEncodeError, msgspec.MsgspecError):
+        return None
+
+
+def cloud_event(message: Any) -> Any:
+    topic, event = {
+        SyncMessage: (SYNC_UP, lambda got: MessageHeard("n1", got, NOW_MS)),
+        Setting: (REPORTED_KEY, lambda got: ReportedHeard("n1", "rate", got, NOW_MS)),
+        SyncAsk: (APP_SYNC, lambda got: Asked("app", got, NOW_MS)),
+    }[type(message)]
+    got = over_the_wire(topic, message)
+    return None if got is None else event(got)
+
+
+from_devices = st.lists(st.one_of(messages, messages, settings_, asks), max_size=12)
+
+
+@settings(max_examples=60, deadline=None)
+@given(from_devices)
+def test_the_cloud_lives_through_anything_and_others_keys_stay_theirs(sent):
+    cloud_lives_through(sent)
+
+
+@pytest.mark.long
+@settings(max_examples=3_000, deadline=None)
+@given(from_devices)
+def test_the_cloud_lives_through_anything_for_long(sent):
+    cloud_lives_through(sent)
+
+
+def cloud_lives_through(sent: list[Any]) -> None:
+    core = Sync(5, lambda: 0.5)
+    secret = written(Entry("secret"), ("n2", 1, 1), NOW_MS << 16, fields_in("s3cr3t"))
+    told: list[object] = []
+    said = [MessageHeard("n2", SyncMessage(life=1, part=Push(1, (secret,))), NOW_MS), *map(cloud_event, sent)]
+    for now, event in enumerate([Tick(), Restored(), LinkUp(False), *said]):
+        effects = [] if event is None else core.step(event, float(now))
+        for answer in (Saved(), Tick()):
+            saving = any(isinstance(one, Save) for one in effects) or answer != Saved()
+            effects = core.step(answer, now + 0.5) if saving else effects
+            told += effects
+        core.check()
+    applications = any(isinstance(one, SyncAsk) and one.key == "secret" for one in sent)  # they may
+    assert applications or value_of(core.journal.read("secret")) == "s3cr3t"
+    assert applications or core.fleet.sharing["secret"].targets == ("n2",)
+    assert applications or not [one for one in told if "s3cr3t" in str(one) and "node/n1" in str(one)]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(messages, max_size=12))
+def test_a_device_lives_through_anything(sent):
+    core = DeviceSync("n1", 3, lambda: 0.5)
+    for now, event in enumerate(
+        [edge.Restored(), LinkUp(False), *(over_the_wire(SYNC_DOWN, one) for one in sent)]
+    ):
+        if isinstance(event, SyncMessage):
+            event = edge.MessageHeard(event, NOW_MS)
+        effects = [] if event is None else core.step(event, float(now))
+        if any(isinstance(one, edge.Save) for one in effects):
+            core.step(edge.Saved(), now + 0.5)
+        core.step(Tick(), now + 0.6)
+        core.check()
+        for name in core.journal.replica.entries:
+            core.read(name)
