@@ -1,40 +1,28 @@
 """Append-only logs of numbered records that survive power cuts: what waits to be sent lives here.
 
-    {log}.{first}.seg             records, from sequence ``first`` on; the newest file of a log is appended to
+    {log}.{first}.seg             records (see :mod:`edge.store.records`), from sequence ``first`` on
     {log}.{first}.{end}.gone      empty: these records were given up to make room
 
-    record    length u32 | crc32 u32 (of the sequence and the payload) | sequence u64 | payload
-
-One write and one sync per log make any number of records durable together. A file that reaches
-``segment_bytes`` is closed and a new one begun; a whole file is what is deleted. When everything in the
-newest file has been forgotten it is emptied in place: so a file may begin later than its name says.
-
-What a scan finds is told by sequences, for they are consecutive:
-
-- bytes at the end of a log's last file that are no record: a torn write, of which nobody was told that it is
-  durable. If its header is whole and fits, the record counts as damaged: it may have been promised.
-- bytes in the middle that are no record: a flipped bit. The scan goes on at the next place where a record
-  with a plausible sequence and a right checksum begins, and what lies between is damaged.
-- a file that is missing between two others: damaged as well, unless a ``.gone`` file says otherwise.
+One write and one sync per log make any number of records durable together; the newest file of a log is
+appended to. A file that reaches ``segment_bytes`` is closed and a new one begun; a whole file is what is
+deleted. When everything in the newest file has been forgotten it is emptied in place: so a file may begin
+later than its name says. A file that is missing between two others is damage, unless a ``.gone`` file says
+otherwise.
 """
 
 import errno
 import os
 import re
-import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from struct import Struct
 
 from edge.store.atomic import StoreFull, StoreUnwritable
+from edge.store.records import Scan, records, scanned
 from shared.ranges import Range, Ranges, subtract, union
 
-RECORD_BYTES_MAX = 64 * 1024
 SEGMENT_BYTES = 256 * 1024
-_HEADER = Struct("<IIQ")
-_JUMP_MAX = 1 << 32  # a sequence further ahead than this is no sequence
 _CACHED_FILES = 4
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _NAME = re.compile(r"([a-z0-9.-]{1,200}?)\.(\d{20})(?:\.(\d{20}))?\.(seg|gone)")
@@ -86,18 +74,6 @@ class _File:
         return Segment(self.log, self.first, self.end, self.bytes)
 
 
-@dataclass(slots=True)
-class _Scan:
-    """The good records of a file's bytes: sequence -> where its payload is."""
-
-    data: bytes
-    found: dict[int, tuple[int, int]] = field(default_factory=dict)
-    first: int = 0
-    end: int = 0
-    damaged: Ranges = ()
-    torn_bytes: int = 0
-
-
 class Segments:
     """The logs of one folder. Not safe for two threads: whoever calls sees to one call at a time.
 
@@ -108,7 +84,7 @@ class Segments:
         self._folder, self._segment_bytes = folder, segment_bytes
         self._files: dict[str, list[_File]] = {}  # log -> its files, the oldest first
         self._gone: dict[str, list[tuple[Path, Range]]] = {}
-        self._scans: dict[tuple[Path, int], _Scan] = {}
+        self._scans: dict[tuple[Path, int], Scan] = {}
 
     # Opening ----------------------------------------------------------------------------------------
 
@@ -280,7 +256,7 @@ class Segments:
                     found[sequence] = scan.data[place[0] : place[0] + place[1]]
         return found
 
-    def _scan(self, one: _File) -> _Scan:
+    def _scan(self, one: _File) -> Scan:
         key = one.path, one.bytes
         scan = self._scans.get(key)
         if scan is None:
@@ -312,84 +288,12 @@ class Segments:
             os.close(handle)
 
 
-def records(first: int, payloads: Sequence[bytes]) -> Iterator[bytes]:
-    """The bytes of records, header and payload in turn. Raises ``ValueError`` for one that is too long."""
-    for sequence, payload in enumerate(payloads, first):
-        if len(payload) > RECORD_BYTES_MAX:
-            raise ValueError(f"a record of {len(payload)} bytes; the limit is {RECORD_BYTES_MAX}")
-        yield _HEADER.pack(len(payload), _checksum(sequence, payload), sequence)
-        yield payload
-
-
-def scanned(data: bytes, first: int) -> _Scan:
-    """What is readable in a file's bytes, and what between is damaged. ``first``: what its name says."""
-    scan = _Scan(data)
-    at, expected, clean = 0, first, True
-    damaged: list[Range] = []
-    while at < len(data):
-        record = _record(data, at, expected)
-        if record is None:
-            clean = False
-            at = _next_record(data, at + 1, expected)
-            continue
-        sequence, length = record
-        if not scan.found and clean:
-            scan.first = sequence  # emptied in place before: what was there is settled
-        elif sequence > expected:
-            damaged.append((expected, sequence))
-        if not scan.found and not clean:
-            scan.first = first
-        scan.found[sequence] = at + _HEADER.size, length
-        at, expected, clean = at + _HEADER.size + length, sequence + 1, True
-        scan.torn_bytes = len(data) - at
-    if not scan.found:
-        scan.first, scan.torn_bytes = first, len(data)
-    if scan.torn_bytes and _was_whole(data, len(data) - scan.torn_bytes, expected):
-        damaged.append((expected, expected + 1))
-        expected += 1
-    scan.end, scan.damaged = expected, union((), damaged)
-    return scan
-
-
-def _record(data: bytes, at: int, expected: int) -> tuple[int, int] | None:
-    """Sequence and length of the good record at ``at``, if there is one."""
-    if at + _HEADER.size > len(data):
-        return None
-    length, checksum, sequence = _HEADER.unpack_from(data, at)
-    end = at + _HEADER.size + length
-    if length > RECORD_BYTES_MAX or end > len(data) or not 0 <= sequence - expected < _JUMP_MAX:
-        return None
-    good = checksum == _checksum(sequence, data[at + _HEADER.size : end])
-    return (sequence, length) if good else None
-
-
-def _next_record(data: bytes, at: int, expected: int) -> int:
-    """Where the next good record begins; the end where there is none."""
-    while at + _HEADER.size <= len(data):
-        if _record(data, at, expected) is not None:
-            return at
-        at += 1
-    return len(data)
-
-
-def _was_whole(data: bytes, at: int, expected: int) -> bool:
-    """Whether exactly one record of the right number ends the file, with bytes that are not its own."""
-    if at + _HEADER.size > len(data):
-        return False
-    length, _, sequence = _HEADER.unpack_from(data, at)
-    return bool(sequence == expected and at + _HEADER.size + length == len(data))
-
-
-def _checksum(sequence: int, payload: bytes) -> int:
-    return zlib.crc32(payload, zlib.crc32(sequence.to_bytes(8, "little")))
-
-
-def _scan_of(one: _File) -> _Scan:
+def _scan_of(one: _File) -> Scan:
     """What a file holds. All of it counts as damaged where the disk can't give the bytes back."""
     try:
         return scanned(one.path.read_bytes(), one.name_first)
     except OSError:
-        return _Scan(b"", first=one.name_first, end=one.name_first)
+        return Scan(b"", first=one.name_first, end=one.name_first)
 
 
 @contextmanager
