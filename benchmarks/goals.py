@@ -268,6 +268,21 @@ DATA_GOALS = (
         part="sync",
     ),
     Goal(
+        "sync: schedules with a broken promise",
+        lambda r: r["consistency"]["broken"],
+        0,
+        "",
+        part="consistency",
+    ),
+    Goal(
+        "sync: seeded mistakes that were found",
+        lambda r: r["consistency"]["found"],
+        8,
+        "mistakes",
+        at_least=True,
+        part="consistency",
+    ),
+    Goal(
         "residency: a decision, p99",
         lambda r: r["residency"]["decision"]["p99_us"],
         100,
