@@ -13,6 +13,7 @@ from cloud.cli.show import age_text, coloured, facts_table
 from shared.sync_views import ConflictView, KeyView, PutResult, SyncTaskView
 
 VALUE_SHOWN_MAX = 80
+_WHOLE = ("task", "key", "level", "status", "state", "age")  # columns that are never broken
 
 
 def done_text(done: PutResult) -> RenderableType:
@@ -26,10 +27,10 @@ def keys_table(keys: Sequence[KeyView]) -> RenderableType:
     """One line a key."""
     if not keys:
         return Text("no keys; 'shoal sync put KEY VALUE --to NODE' makes one")
-    table = _table("key", "value", "level", "strategy", "revision", "targets", "waiting", "conflicts")
+    table = _table("key", "value", "level", "rev", "targets", "waiting", "conflicts")
     for one in keys:
         waiting = Text(", ".join(one.waiting), style="yellow")
-        cells = (one.key, _short(one), one.level, one.strategy, _number(one.revision), ", ".join(one.targets))
+        cells = (one.key, _short(one), one.level, _number(one.revision), ", ".join(one.targets))
         _add(table, *cells, waiting, _number(one.conflicts, "red"))
     return table
 
@@ -54,11 +55,11 @@ def tasks_table(tasks: Sequence[SyncTaskView]) -> RenderableType:
     """One line a task, the newest first."""
     if not tasks:
         return Text("no writes within the last hour")
-    table = _table("task", "key", "level", "strategy", "status", "acked", "attempts", "lag", "age")
+    table = _table("task", "key", "level", "status", "acked", "tries", "lag", "age")
     for one in tasks:
         acked = sum(replica.state == "acked" for replica in one.replicas.values())
         lag = f"{one.lag_s:.1f} s" if one.lag else "-"
-        cells = (one.task_id, one.key, one.level, one.sync_type)
+        cells = (one.task_id, one.key, one.level)
         counts = (f"{acked}/{len(one.targets)}", str(one.attempts), lag, _ago(one.created_at_unix_ms))
         _add(table, *cells, coloured(one.status), *counts)
     return table
@@ -98,7 +99,7 @@ def conflicts_table(conflicts: Sequence[ConflictView]) -> RenderableType:
 def _table(*columns: str) -> Table:
     table = Table(box=None, pad_edge=False)
     for column in columns:
-        table.add_column(column, overflow="fold", no_wrap=column in ("task", "status"))
+        table.add_column(column, overflow="fold", no_wrap=column in _WHOLE)
     return table
 
 

@@ -48,7 +48,7 @@ def conflict_views(entry: Entry) -> list[ConflictView]:
 def task_view(task: SyncTask, fleet: Fleet, unix_ms: int) -> SyncTaskView:
     """One task, target by target."""
     replicas = {node: _replica(task, node, fleet) for node in task.targets}
-    lag = sum(one.state not in ("acked", "sent") for one in replicas.values())
+    lag = sum(one.state not in ("acked", "sent") for one in replicas.values()) if task.is_open else 0
     conflicts = sum(
         len(conflicts_of(fleet.journal.read(name)))
         for name in {task.name_for(node) for node in task.targets} | {task.key}
