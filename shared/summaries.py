@@ -37,6 +37,7 @@ class Tree:
     names: list[str]
     prints: list[bytes]
     vector: Vector
+    hashes: dict[str, bytes] = field(default_factory=dict)  # of nodes that were asked for
 
     @property
     def root(self) -> bytes:
@@ -47,7 +48,12 @@ class Tree:
         """The hash of the keys below ``prefix``; empty for none."""
         first, after = self._span(prefix)
         if first == after:
-            return b""
+            return b""  # and not worth keeping: a stranger may ask for any prefix
+        if prefix not in self.hashes:
+            self.hashes[prefix] = self._hash(prefix, first, after)
+        return self.hashes[prefix]
+
+    def _hash(self, prefix: str, first: int, after: int) -> bytes:
         if self._is_leaf(prefix, first, after):
             return _digest([b"leaf", *(self._line(at) for at in range(first, after))])
         return _digest([b"node", *(self.hash(prefix + digit) for digit in _HEX)])
@@ -87,6 +93,7 @@ class Replica:
 
     entries: dict[str, Entry] = field(default_factory=dict)
     prints: dict[str, bytes] = field(default_factory=dict)
+    places: dict[str, str] = field(default_factory=dict)
     sizes: dict[str, int] = field(default_factory=dict)
     size_bytes: int = 0
     changes: int = 0
@@ -102,6 +109,8 @@ class Replica:
         """Hold this entry in place of the one before."""
         self.entries[entry.name] = entry
         packed = packed_entry(entry)
+        if entry.name not in self.places:
+            self.places[entry.name] = place_of(entry.name)
         self.prints[entry.name] = fingerprint(packed)
         self.size_bytes += len(packed) - self.sizes.get(entry.name, 0)
         self.sizes[entry.name] = len(packed)
@@ -118,7 +127,7 @@ class Replica:
 
     def forget(self, name: str) -> None:
         """No longer know of it at all."""
-        del self.entries[name], self.prints[name]
+        del self.entries[name], self.prints[name], self.places[name]
         self.size_bytes -= self.sizes.pop(name)
         self.changes += 1
 
@@ -126,6 +135,6 @@ class Replica:
         """The summary of those of ``names`` that are here."""
         here = [name for name in names if name in self.entries]
         vector = joined(*(self.entries[name].vector for name in here))
-        rows = sorted((place_of(name), name) for name in here if not self.entries[name].erased)
+        rows = sorted((self.places[name], name) for name in here if not self.entries[name].erased)
         ordered = [name for _, name in rows]
         return Tree([place for place, _ in rows], ordered, [self.prints[name] for name in ordered], vector)
