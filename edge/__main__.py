@@ -33,10 +33,11 @@ from edge.runtime import Limits, ModuleHost, measure
 from edge.store.state import DeviceState
 from edge.sync.local import answer_data
 from edge.sync.service import SyncService
-from edge.telemetry.core import Limits as TelemetryLimits
 from edge.telemetry.core import Telemetry
+from edge.telemetry.limits import Limits as TelemetryLimits
 from edge.telemetry.service import Streams
 from edge.training import events as training
+from edge.training.answered import Answered
 from edge.training.core import Limits as TrainingLimits
 from edge.training.core import Training
 from edge.training.policy import Policy, hours_of
@@ -267,7 +268,8 @@ class Boot:
 
     def _training(self, config: Config, data: Path) -> Service[training.Event]:
         section, device = config.training, config.device
-        folder, state = data / "training", self.state
+        folder = data / "training"
+        answered = Answered(folder / "answered")
         return training_service(
             _trainee(section, device.node, self.epoch),
             self.bus,
@@ -275,8 +277,8 @@ class Boot:
             disk=Disk(
                 Versions(folder / "versions", decode),
                 Updates(folder / "updates"),
-                done=lambda: {job: str(one["ask"]) for job, one in state.all("training").items()},
-                remember=self._remember_done,
+                answered.all,
+                answered.remember,
             ),
             sources=sources_of(
                 section.sources, Path(section.data or data), section.held_out_ratio, self.recorder
@@ -291,12 +293,6 @@ class Boot:
         assert self.training is not None, "nothing else requires artifacts"
         answer = training.Available(digest, str(path)) if path else training.Unavailable(digest, reason)
         self.training.feed(answer)
-
-    def _remember_done(self, job: str, ask: str) -> None:
-        if ask:
-            self.state.put("training", job, {"ask": ask})
-        else:
-            self.state.delete("training", job)
 
     def _conditions(self, configured: str) -> training.Conditions:
         now, battery = time.localtime(), self.machine.battery()

@@ -23,7 +23,7 @@ from benchmarks.simulated import CONNECTING_MAX, Device, name_of
 from broker.bus import Link
 from broker.process import fast_loop
 from broker.service import Service, on
-from edge.telemetry.core import Limits, Telemetry
+from edge.telemetry.core import Telemetry
 from edge.telemetry.events import (
     AckArrived,
     Append,
@@ -43,6 +43,7 @@ from edge.telemetry.events import (
     StreamId,
     Trouble,
 )
+from edge.telemetry.limits import Limits
 from shared.messages import Sample
 from shared.topics import ACK, CLOUD
 

@@ -18,7 +18,7 @@ streams are sent. A question for samples that are not here is answered with a re
 At ``bytes_max`` the oldest piece of the lowest grade goes, whichever stream it belongs to.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from edge.telemetry.events import (
@@ -28,20 +28,18 @@ from edge.telemetry.events import (
     CloudSeen,
     Discard,
     Discarded,
-    Durable,
     Event,
     Forget,
-    GaveWay,
     Load,
     Loaded,
-    Lot,
     ReadSample,
     Recorded,
     Restored,
     SampleRead,
     StreamId,
-    Trouble,
 )
+from edge.telemetry.keeping import Keeping
+from edge.telemetry.limits import Limits, highest_first
 from edge.telemetry.stream import Stream
 from shared.core import Chance, Effect, Failed, Ignore, LinkDown, LinkUp, Publish, Tick
 from shared.messages import (
@@ -57,37 +55,12 @@ from shared.topics import STREAMS, TELEMETRY
 
 REPORT_BYTES = STREAMS.bytes_max // 2  # of one message; the next two are the most that each takes
 STREAM_BYTES, RANGE_BYTES = 200, 20
-GRADES = (Grade.CRITICAL, Grade.NORMAL, Grade.BULK)
-_RANK: Mapping[Grade, int] = {grade: rank for rank, grade in enumerate(GRADES)}
 MACHINE = "system"
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Counts are samples. ``memory``: in memory, of one stream, beyond what is not on the disk yet;
-    ``unwritten``: in memory because the disk refuses, all streams together."""
-
-    batch_min: int = 20
-    batch_max: int = 100
-    linger_s: float = 1.0
-    window: int = 1000  # until the cloud says otherwise
-    window_max: int = 20_000
-    streams: int = 64
-    strangers: int = 64  # streams that the cloud asks for and nobody here knows
-    memory: int = 512
-    unwritten: int = 5000
-    append: int = 5000  # of one write
-    bytes_max: int = 64 << 20
-    pieces: int = 2000  # files
-    resend_min_s: float = 5.0
-    resend_max_s: float = 60.0
-    report_s: float = 60.0
-    hold_s: float = 3.0  # for the cloud to say what it has of earlier boots
 
 
 @dataclass(slots=True)
 class Telemetry:
-    """All streams of one device. ``grades``: by stream; the others are normal."""
+    """One boot of one device. ``grades``: by stream; the others are normal."""
 
     node: str
     epoch: int
@@ -95,31 +68,33 @@ class Telemetry:
     grades: Mapping[str, Grade] = field(default_factory=dict)
     interval_s: float = 5.0
     limits: Limits = field(default_factory=Limits)
-    streams: dict[tuple[int, str], Stream] = field(default_factory=dict)
     online: bool = False
     cloud_online: bool = True
     cloud_term: int = 0
     window: int = 0
-    writing: bool = True  # until it is known what earlier boots left
-    discarding: bool = False
     silence: int = 0  # rounds of repeats that nobody answered
     probe_at: float = 0.0
-    write_at: float = 0.0  # after a failed write
-    write_failures: int = 0
-    trouble: str = ""
     next_read: float = 0.0
     report_at: float = 0.0
     reported_at: float = -1e9
     read_failures: int = 0
-    refused: int = 0  # samples of more streams than there may be
+    keeping: Keeping = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.keeping = Keeping(self.epoch, self.grades, self.limits)
+
+    @property
+    def streams(self) -> dict[tuple[int, str], Stream]:
+        """Of this boot and of earlier ones, by epoch and name."""
+        return self.keeping.streams
 
     def step(self, event: Event, now: float) -> list[Effect]:
         """See :class:`shared.core.Core`."""
         match event:
             case Recorded(stream, sample):
-                return self._record(stream, sample, now)
+                return self.keeping.record(stream, sample, now)
             case SampleRead(sample):
-                return self._record(MACHINE, sample, now)
+                return self.keeping.record(MACHINE, sample, now)
             case Tick():
                 return self._tick(now)
             case AckArrived(ack):
@@ -134,52 +109,6 @@ class Telemetry:
         found = self.streams.get((self.epoch, stream))
         return found.produced if found is not None else 0
 
-    # Recording --------------------------------------------------------------------------------------
-
-    def _record(self, name: str, sample: Sample, now: float) -> list[Effect]:
-        stream = self.streams.get((self.epoch, name))
-        if stream is None:
-            if sum(epoch == self.epoch for epoch, _ in self.streams) >= self.limits.streams:
-                self.refused += 1
-                return [Ignore(f"{name}: {self.limits.streams} streams are the most a device may have")]
-            stream = self._add(StreamId(self.epoch, name, self.grades.get(name, Grade.NORMAL)))
-        stream.record(sample)
-        gone = self._bound_unwritten() if self.trouble else []
-        return [*gone, *self._write(now)]
-
-    def _add(self, id: StreamId) -> Stream:
-        stream = self.streams[id.epoch, id.stream] = Stream(id)
-        return stream
-
-    def _write(self, now: float) -> list[Effect]:
-        """One write at a time: what comes meanwhile goes into the next."""
-        if self.writing or now < self.write_at:
-            return []
-        lots, room = [], self.limits.append
-        for stream in self.streams.values():
-            first = max(stream.durable, stream.tail_first)
-            end = min(stream.produced, first + room)
-            if first < end:
-                lots.append(Lot(stream.id, first, stream.samples(first, end)))
-                room -= end - first
-        self.writing = bool(lots)
-        return [Append(tuple(lots))] if lots else []
-
-    def _bound_unwritten(self) -> list[Effect]:
-        """While the disk refuses, the oldest of the lowest grade in memory gives way."""
-        waiting = [stream for stream in self.streams.values() if stream.produced > stream.durable]
-        over = sum(stream.produced - stream.durable for stream in waiting) - self.limits.unwritten
-        gone: list[Effect] = []
-        for stream in sorted(waiting, key=_lowest_first):
-            if over > 0:
-                first, end = stream.durable, min(stream.produced, stream.durable + over)
-                stream.give_up(first, end)
-                stream.durable = end
-                stream.trim(stream.produced - end)
-                over -= end - first
-                gone.append(GaveWay(stream.id, first, end))
-        return gone
-
     # What the disk says -----------------------------------------------------------------------------
 
     def _from_disk(self, event: Event, now: float) -> list[Effect]:
@@ -188,95 +117,34 @@ class Telemetry:
                 return self._appended(event, now)
             case Loaded():
                 return self._loaded(event, now)
-            case Discarded(kept):
-                self.discarding = False
-                self._stream(kept.id).gave_way(kept)
+            case Discarded():
                 self._report_soon(now)
-                return [*self._make_room(), *self._write(now)]
+                return self.keeping.discarded(event, now)
             case Restored():
-                return self._restore(event, now)
+                return self.keeping.restore(event, now)
             case Failed(work, reason):
                 return self._failed(work, reason, now)
             case _:
                 return [Ignore(f"nobody takes {type(event).__name__}")]
 
-    def _restore(self, found: Restored, now: float) -> list[Effect]:
-        self.writing = False
-        for piece in found.kept:
-            stream = self._stream(piece.id)
-            if not stream.kept:
-                stream.settled = min([piece.first, *(one.first for one in found.gone if one.id == piece.id)])
-            stream.kept.append(piece)
-            stream.produced = stream.durable = max(stream.produced, piece.end)
-        for piece in found.gone:
-            stream = self._stream(piece.id)
-            stream.produced = stream.durable = max(stream.produced, piece.end)
-            stream.give_up(piece.first, piece.end)
-        for id, damaged in found.damaged:
-            stream = self._stream(id)
-            stream.produced = stream.durable = max(stream.produced, damaged[-1][1])
-            stream.lose(damaged)
-        for stream in self.streams.values():
-            stream.owe(tuple((piece.first, piece.end) for piece in stream.kept), now)
-        return [*self._make_room(), *self._write(now)]
-
     def _appended(self, event: Appended, now: float) -> list[Effect]:
-        self.writing, self.write_failures, self.write_at = False, 0, 0.0
-        effects: list[Effect] = [Trouble("")] if self.trouble else []
-        self.trouble = ""
-        for piece in event.kept:
-            self._stream(piece.id).grew(piece)
+        effects = [*self.keeping.appended(event, now), *self._send(now)]
         for lot in event.lots:
-            stream, end = self._stream(lot.id), lot.first + len(lot.samples)
-            first = max(lot.first, stream.durable)
-            if first < end:
-                stream.owe(((first, end),), now)
-                stream.durable = end
-                effects.append(Durable(lot.id, first, end))
-        effects += [*self._make_room(), *self._write(now), *self._send(now)]
-        for lot in event.lots:
-            self._stream(lot.id).trim(self.limits.memory)
+            self.keeping.stream(lot.id).trim(self.limits.memory)
         return effects
 
     def _failed(self, work: object, reason: str, now: float) -> list[Effect]:
         match work:
             case Append(lots):
-                return self._write_failed(lots, reason, now)
+                return [*self.keeping.write_failed(lots, reason, now), *self._send(now)]
             case Load(id):
-                stream = self._stream(id)
+                stream = self.keeping.stream(id)
                 stream.loading, stream.hold_until = False, now + self.limits.resend_min_s
             case Discard():
-                self.discarding = False
+                self.keeping.discarding = False
             case ReadSample():
                 self.read_failures += 1
         return [Ignore(f"{type(work).__name__} failed: {reason}")]
-
-    def _write_failed(self, lots: Iterable[Lot], reason: str, now: float) -> list[Effect]:
-        """The samples stay in memory and are sent from there; the disk is tried again. When memory gets short
-        as well, something older on the disk gives way."""
-        self.writing, self.write_failures = False, self.write_failures + 1
-        self.write_at = now + min(self.limits.resend_max_s, 2.0 ** min(self.write_failures, 6) / 2)
-        effects: list[Effect] = [] if self.trouble else [Trouble(reason)]
-        self.trouble = reason
-        for lot in lots:
-            self._stream(lot.id).owe(((lot.first, lot.first + len(lot.samples)),), now)
-        unwritten = sum(stream.produced - stream.durable for stream in self.streams.values())
-        if unwritten * 2 > self.limits.unwritten:
-            effects += self._give_up_oldest()
-        return [*effects, *self._bound_unwritten(), *self._send(now)]
-
-    def _make_room(self) -> list[Effect]:
-        over = sum(stream.bytes for stream in self.streams.values()) > self.limits.bytes_max
-        many = sum(len(stream.kept) for stream in self.streams.values()) > self.limits.pieces
-        return self._give_up_oldest() if over or many else []
-
-    def _give_up_oldest(self) -> list[Effect]:
-        """The oldest piece of the lowest grade; its stream keeps counting."""
-        streams = [stream for stream in self.streams.values() if stream.kept]
-        if self.discarding or not streams:
-            return []
-        self.discarding = True
-        return [Discard(min(streams, key=_lowest_first).kept[0])]
 
     # What the cloud says ----------------------------------------------------------------------------
 
@@ -330,7 +198,7 @@ class Telemetry:
         if found is None and ack.missing and ack.epoch <= self.epoch:
             strangers = sum(stream.produced == 0 for stream in self.streams.values())
             if strangers < self.limits.strangers:
-                return self._add(StreamId(ack.epoch, ack.stream))
+                return self.keeping.add(StreamId(ack.epoch, ack.stream))
         return found
 
     def _forget(self, stream: Stream) -> list[Effect]:
@@ -355,7 +223,7 @@ class Telemetry:
             self.probe_at = now + self.chance.uniform(0.0, wait_s)
         if self.online and now >= self.report_at:
             effects += self._report(now)
-        return [*effects, *self._write(now), *self._send(now)]
+        return [*effects, *self.keeping.write(now), *self._send(now)]
 
     def _send(self, now: float) -> list[Effect]:
         """Batches, as far as the window goes; the more important stream first."""
@@ -363,7 +231,7 @@ class Telemetry:
         if not self.online or now < self.probe_at:
             return effects
         room = self._room()
-        for stream in sorted(self._sendable(now), key=_highest_first):
+        for stream in sorted(self._sendable(now), key=highest_first):
             while room > 0 and stream.due and not stream.loading:
                 first, end = stream.due[0]
                 end = min(end, first + min(room, self.limits.batch_max))
@@ -449,25 +317,10 @@ class Telemetry:
         """At the next tick, but not more than once a second."""
         self.report_at = min(self.report_at, max(now, self.reported_at + 1.0))
 
-    def _stream(self, id: StreamId) -> Stream:
-        return self.streams.get((id.epoch, id.stream)) or self._add(id)
-
     def check(self) -> None:
         """Invariants."""
-        for stream in self.streams.values():
-            stream.check()
+        self.keeping.check()
         assert self._room() >= -self.limits.window_max
-        unwritten = sum(stream.produced - stream.durable for stream in self.streams.values())
-        assert not self.trouble or unwritten <= self.limits.unwritten
-
-
-def _highest_first(stream: Stream) -> tuple[int, int]:
-    """Important before unimportant, and of those the older boot."""
-    return _RANK[stream.id.grade], stream.id.epoch
-
-
-def _lowest_first(stream: Stream) -> tuple[int, int]:
-    return -_RANK[stream.id.grade], stream.id.epoch
 
 
 def _is_due(stream: Stream, first: int, end: int) -> bool:

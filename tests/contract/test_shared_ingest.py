@@ -11,7 +11,8 @@ import pytest
 from cloud.store.store import Store
 from cloud.telemetry.core import Ingest
 from cloud.telemetry.service import IngestWorker
-from edge.telemetry.core import Limits, Telemetry
+from edge.telemetry.core import Telemetry
+from edge.telemetry.limits import Limits
 from edge.telemetry.service import Streams
 from shared.messages import Sample
 from tests.contract.worlds import World, until

@@ -16,7 +16,8 @@ from cloud.telemetry.events import Arrived, Look, LookAt, Looked, LookedAt, Repo
 from cloud.telemetry.memory import MemoryTelemetry
 from cloud.telemetry.store import ReportItem
 from edge.telemetry import events as e
-from edge.telemetry.core import Limits, Telemetry
+from edge.telemetry.core import Telemetry
+from edge.telemetry.limits import Limits
 from shared.core import Effect, Failed, Ignore, LinkDown, LinkUp, Publish, Tick
 from shared.messages import Grade, Sample, TelemetryBatch
 from shared.topics import ACK, STREAMS, TELEMETRY

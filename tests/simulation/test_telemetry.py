@@ -12,8 +12,9 @@ from cloud.telemetry import ledger
 from cloud.telemetry.core import Ingest
 from cloud.telemetry.ledger import exact
 from cloud.telemetry.store import BatchItem, Position
-from edge.telemetry.core import Limits, Telemetry
 from edge.telemetry.events import Durable, Forget
+from edge.telemetry.keeping import Keeping
+from edge.telemetry.limits import Limits
 from edge.telemetry.stream import Stream
 from shared.messages import Sample
 from shared.ranges import Ranges
@@ -72,7 +73,7 @@ def run(history: Sequence[tuple[str, int]], seed: int) -> World:
     for what, number in history:
         act(world, what, number)
         held = sum(stream.bytes for stream in world.device.streams.values())
-        assert held <= world.limits.bytes_max or world.device.discarding, "it grows over its cap"
+        assert held <= world.limits.bytes_max or world.device.keeping.discarding, "it grows over its cap"
     world.heal()
     rows = world.store.ledger()
     assert all(map(exact, rows))
@@ -136,15 +137,15 @@ def the_store_forgets_what_it_has_seen(patch: pytest.MonkeyPatch) -> None:
 
 @bug
 def the_device_sends_before_the_sync(patch: pytest.MonkeyPatch) -> None:
-    record = Telemetry._record
+    record = Keeping.record
 
-    def hasty(self: Telemetry, name, sample, now):
+    def hasty(self: Keeping, name, sample, now):
         effects = record(self, name, sample, now)
         stream = self.streams[self.epoch, name]
         stream.durable = stream.produced
         return [*effects, Durable(stream.id, 0, stream.produced)]
 
-    patch.setattr(Telemetry, "_record", hasty)
+    patch.setattr(Keeping, "record", hasty)
 
 
 @bug

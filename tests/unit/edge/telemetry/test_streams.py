@@ -15,9 +15,10 @@ from broker.memory import MemoryBroker, MemoryBus
 from cloud.telemetry.core import Ingest
 from cloud.telemetry.memory import MemoryTelemetry
 from cloud.telemetry.service import IngestWorker
-from edge.telemetry.core import Limits, Telemetry
+from edge.telemetry.core import Telemetry
 from edge.telemetry.disk import log_of, stream_of
 from edge.telemetry.events import StreamId
+from edge.telemetry.limits import Limits
 from edge.telemetry.service import Streams
 from shared.errors import Unavailable
 from shared.messages import Grade, Sample, TelemetryBatch
@@ -49,7 +50,7 @@ class Fleet:
         self.device_task = asyncio.create_task(streams.run())
         self.running.append(self.device_task)
         device_bus.connect()
-        await until(lambda: not core.writing)
+        await until(lambda: not core.keeping.writing)
         return streams
 
     async def power_off(self) -> None:
@@ -162,7 +163,7 @@ def test_a_disk_of_limited_room_keeps_the_important_and_the_new_and_the_ledger_i
             if number % 300 == 0:
                 await streams.recorded("alarm", {"x": 10_000.0 + number})
         await streams.recorded("room", {"x": 9000.0, **PADDING})
-        await until(lambda: not streams._core.discarding)
+        await until(lambda: not streams._core.keeping.discarding)
         assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= 1_000_000
         await fleet.power_off()
         await fleet.boot()

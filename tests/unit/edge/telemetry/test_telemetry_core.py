@@ -1,6 +1,6 @@
 """A device's telemetry, told as stories: what is written, sent, repeated, forgotten, given up, and when."""
 
-from edge.telemetry.core import Limits, Telemetry
+from edge.telemetry.core import Telemetry
 from edge.telemetry.events import (
     AckArrived,
     Append,
@@ -22,6 +22,7 @@ from edge.telemetry.events import (
     StreamId,
     Trouble,
 )
+from edge.telemetry.limits import Limits
 from shared.core import Failed, Ignore, LinkDown, LinkUp, Publish, Tick
 from shared.messages import CloudPresence, Grade, Sample, StreamAck, TelemetryAck
 from shared.topics import STREAMS
@@ -311,7 +312,7 @@ def test_too_many_streams_are_refused():
     write(core, 1, "b")
     (refusal,) = core.step(recorded(0, "c"), 0.0)
     assert isinstance(refusal, Ignore)
-    assert core.refused == 1
+    assert core.keeping.refused == 1
 
 
 def test_a_reading_that_fails_is_counted_and_the_next_one_comes():
