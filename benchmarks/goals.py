@@ -314,11 +314,11 @@ DATA_GOALS = (
     *(
         Goal(
             f"{what}: said and not in the store",
-            lambda r, part=part: missing(r[part]),
+            lambda r, part=part: missing(r[part]),  # type: ignore[misc]
             0,
             "samples",
             part=part,
-        )  # type: ignore[misc]
+        )
         for part, what in (
             ("burst", "1,000 messages at 10 ms, then flat out"),
             ("steady", "200 messages/s for ten minutes"),
@@ -327,11 +327,11 @@ DATA_GOALS = (
     *(
         Goal(
             f"{what}: recorded and not in the store",
-            lambda r, part=part: unstored(r[part]),
+            lambda r, part=part: unstored(r[part]),  # type: ignore[misc]
             0,
             "samples",
             part=part,
-        )  # type: ignore[misc]
+        )
         for part, what in (("fleet", "1,000 devices"), ("kills", "broker killed 10 times"))
     ),
     Goal(
