@@ -226,9 +226,11 @@ class WriteChunk(Work):
 
 @dataclass(frozen=True, slots=True)
 class Land(Work):
-    """Verify the whole, make it durable, rename it into its place. Answer: Landed."""
+    """Verify the whole, make it durable, rename it into its place. Answer: Landed. Not ``durable``: what a
+    power cut takes is fetched again."""
 
     digest: str
+    durable: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,7 +65,10 @@ class FetchLimits:
 
 @dataclass(slots=True)
 class Fetch:
-    """Pulls one artifact. ``chance`` returns numbers in [0, 1): it spreads the retries of a fleet."""
+    """Pulls one artifact. ``chance`` returns numbers in [0, 1): it spreads the retries of a fleet.
+
+    ``durable``: whether it has to outlast a power cut.
+    """
 
     digest: str
     node: str
@@ -73,6 +76,7 @@ class Fetch:
     chance: Callable[[], float]
     linked: bool
     deadline: float
+    durable: bool = True
     stage: Stage = Stage.SEEKING
     reason: str = ""
     manifest: Manifest | None = None
@@ -101,7 +105,7 @@ class Fetch:
         self.missing = set(range(chunk_count(self.manifest))) - event.have
         self.deadline = now + self.limits.progress_deadline_s
         if not self.missing:
-            return self._enter(Stage.LANDING, Land(self.digest))
+            return self._enter(Stage.LANDING, Land(self.digest, self.durable))
         self.window, self.patience_s = self.limits.window_min, self.limits.patience_min_s
         self.heard_at = now
         self._wait(now)
@@ -125,7 +129,7 @@ class Fetch:
         self._pace(now)
         self.deadline = now + self.limits.progress_deadline_s
         if not self.missing:
-            return self._enter(Stage.LANDING, self._want(()), Land(self.digest))
+            return self._enter(Stage.LANDING, self._want(()), Land(self.digest, self.durable))
         return self._ask() if len(self.asked) <= self.window * 3 // 4 else []
 
     def tick(self, now: float) -> list[Effect]:

@@ -42,12 +42,14 @@ class Fetches:
     going: dict[str, Fetch] = field(default_factory=dict)
     ended: list[Ended] = field(default_factory=list)
 
-    def seek(self, digest: str, now: float) -> list[Effect]:
+    def seek(self, digest: str, now: float, *, durable: bool = True) -> list[Effect]:
         """Begin to fetch, unless that is going on already."""
         if digest in self.going:
+            self.going[digest].durable |= durable
             return []
         deadline = now + self.limits.manifest_deadline_s
-        self.going[digest] = Fetch(digest, self.node, self.limits, self.chance, self.linked, deadline)
+        fetch = Fetch(digest, self.node, self.limits, self.chance, self.linked, deadline, durable)
+        self.going[digest] = fetch
         return [Listen(digest)]
 
     def keep_only(self, awaited: Set[str]) -> list[Effect]:

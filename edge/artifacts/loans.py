@@ -4,8 +4,10 @@
         \\--------> SEEKING --landed--------------------/
                        \\--the fetch failed--> refused: the borrower asks again when it likes
 
-A loan is fetched, verified and kept just as a model is, but nothing is loaded. What is released goes at
-once, without the grace of a model: a version of a model that is being learned is not gone back to.
+A loan is fetched, verified and kept just as a model is, but nothing is loaded, and nothing waits for the disk
+to make it last: it is checked before it is lent again, and fetched anew when a power cut has spoiled it. What
+is released goes at once, without the grace of a model: a version of a model that is being learned is not gone
+back to.
 """
 
 from dataclasses import dataclass, field
@@ -91,7 +93,7 @@ class Loans:
 
     def _seek(self, digest: str, now: float) -> list[Effect]:
         self.stages[digest] = Stage.SEEKING
-        return self.fetches.seek(digest, now)
+        return self.fetches.seek(digest, now, durable=False)
 
     def _lend(self, digest: str) -> list[Effect]:
         self.stages[digest] = Stage.LENT

@@ -166,7 +166,7 @@ class _Shell:
 
     async def land(self, work: Land) -> Event:
         async def landed() -> Event:
-            return Landed(work.digest, await asyncio.to_thread(self._blobs.land, work.digest))
+            return Landed(work.digest, await asyncio.to_thread(self._blobs.land, work.digest, work.durable))
 
         return await _or_failed(work, landed())
 

@@ -2,6 +2,7 @@
 
 from edge.artifacts.events import (
     DeleteBlob,
+    Land,
     Lend,
     Refuse,
     Released,
@@ -77,3 +78,11 @@ def test_loans_are_bounded_and_named_by_digests():
     core = models()
     run(core, *(Required(f"{n:064x}") for n in range(LOANS_MAX)))
     assert of_type(run(core, Required("f" * 64), Required("../etc/passwd")), Refuse)
+
+
+def test_a_loan_does_not_wait_for_the_disk_unless_a_model_needs_the_same_bytes():
+    core = models()
+    effects = run(core, LinkUp(False), Required(A.digest), *fetched(A))
+    assert of_type(effects, Land) == [Land(A.digest, durable=False)]
+    effects = run(core, Required(B.digest), desired(1, b=B), *fetched(B))
+    assert of_type(effects, Land) == [Land(B.digest)]

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edge.training.answered import Answered
 from edge.training.events import Stored, UpdateKey
 from edge.training.updates import Updates
 from edge.training.versions import Versions
@@ -152,7 +153,7 @@ def test_a_power_cut_between_the_rest_and_the_update_leaves_neither(tmp_path: Pa
     assert not list(tmp_path.iterdir())
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_a_damaged_update_is_never_sent(data: st.DataObject):
     import tempfile
@@ -169,3 +170,28 @@ def test_a_damaged_update_is_never_sent(data: st.DataObject):
         path.write_bytes(whole)
         assert Updates(folder).restore(0.0) == ()
         assert not list(folder.iterdir())
+
+
+# Answered asks ------------------------------------------------------------------------------------------
+
+
+def test_what_was_answered_is_known_after_a_restart_and_forgotten_when_it_is_told_to(tmp_path):
+    answered = Answered(tmp_path)
+    answered.remember("one", "1/train/abc/7")
+    answered.remember("two", "1/train/abc/7")
+    answered.remember("one", "2/train/def/7")
+    assert Answered(tmp_path).all() == {"one": "2/train/def/7", "two": "1/train/abc/7"}
+    answered.remember("one", "")
+    answered.remember("one", "")
+    assert Answered(tmp_path).all() == {"two": "1/train/abc/7"}
+
+
+def test_what_a_power_cut_left_of_it_counts_as_nothing_or_as_an_ask_that_nobody_makes(tmp_path):
+    Answered(tmp_path).remember("one", "1/train/abc/7")
+    (tmp_path / "one.answered").write_bytes(b"")
+    (tmp_path / "two.answered").write_bytes(b"\xff\xfe")
+    (tmp_path / "three.tmp").write_bytes(b"1/train/abc/7")
+    (tmp_path / "Not An Id.answered").write_bytes(b"1/train/abc/7")
+    assert Answered(tmp_path).all() == {}
+    with pytest.raises(ValueError, match="not a usable id"):
+        Answered(tmp_path).remember("../up", "1")

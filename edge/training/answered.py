@@ -1,0 +1,44 @@
+"""Which question of each job this device has answered, over a restart.
+
+    <job>.answered      the ask, as ``edge/training/job.py`` names it
+
+Not synced: this changes in every round, and what a power cut takes is no more than a question that is
+answered again. The cloud then says that the first answer counts.
+"""
+
+from pathlib import Path
+
+from shared.ids import checked_id, is_id
+
+SUFFIX = ".answered"
+ASK_BYTES_MAX = 1024
+
+
+class Answered:
+    """The folder of one device. Both methods block, for no longer than a rename takes."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def all(self) -> dict[str, str]:
+        """Job -> ask. A file that can't be read counts as none."""
+        found: dict[str, str] = {}
+        for path in sorted(self._folder.glob(f"*{SUFFIX}")):
+            try:
+                ask = path.read_bytes()[:ASK_BYTES_MAX].decode()
+            except (OSError, UnicodeDecodeError):
+                continue
+            if ask and is_id(path.stem):
+                found[path.stem] = ask
+        return found
+
+    def remember(self, job: str, ask: str) -> None:
+        """This one was answered; empty: none was."""
+        path = self._folder / f"{checked_id(job)}{SUFFIX}"
+        if not ask:
+            path.unlink(missing_ok=True)
+            return
+        draft = path.with_suffix(".tmp")
+        draft.write_text(ask)
+        draft.replace(path)
