@@ -6,7 +6,7 @@ stays whole, as does what it gives advice about; the rest is taken apart, and wh
 long as there is something to take apart.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
@@ -16,35 +16,30 @@ from torch.export import ExportedProgram, default_decompositions
 from cloud.compiler.lowering import is_known
 
 DEPTH_MAX = 8
-_aten = torch.ops.aten
-# Those that the table of torch.export keeps whole, and other tables have in pieces of ATen.
-_FURTHER = (
-    _aten.grid_sampler_2d.default,
-    _aten.grid_sampler_3d.default,
-    _aten.unfold_backward.default,
-)
+# Other tables of torch's have more, in pieces of ATen or of a language of their own (prims).
+_OF_ATEN = "torch._decomp"
 
 
 def in_pieces(program: ExportedProgram) -> ExportedProgram:
     """The program without those operators that the compiler doesn't know and torch can take apart."""
     for _ in range(DEPTH_MAX):
-        unknown = {one for one in _operators(program) if not is_known(str(one))}
-        if not unknown:
-            break
-        table = _pieces()
-        wanted = {one: table[one] for one in unknown if one in table}
+        wanted = pieces_of(program.graph)
         if not wanted:
             break
         program = program.run_decompositions(wanted)
     return program
 
 
-def _operators(program: ExportedProgram) -> Iterator[Any]:
-    return (one.target for one in program.graph.nodes if one.op == "call_function")
-
-
-def _pieces() -> dict[Any, Callable[..., Any]]:
+def pieces_of(graph: torch.fx.Graph, known: Collection[Any] = ()) -> dict[Any, Callable[..., Any]]:
+    """Of each operator without a lowering, and not among those known already, what it consists of."""
+    calls = (one.target for one in graph.nodes if one.op == "call_function")
+    unknown = {one for one in calls if one not in known and not is_known(str(one))}
+    if not unknown:
+        return {}
     table = default_decompositions()
-    return {one: decomposition_table[one] for one in _FURTHER if one in decomposition_table} | {
-        one: table[one] for one in table
+    found = {one: table[one] if one in table else decomposition_table.get(one) for one in unknown}
+    return {
+        one: pieces
+        for one, pieces in found.items()
+        if pieces is not None and (one in table or pieces.__module__.startswith(_OF_ATEN))
     }

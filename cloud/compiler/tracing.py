@@ -5,7 +5,7 @@ changes behind a trace's back, and attention, whose fused kernels have fused gra
 """
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,6 +16,8 @@ from torch._decomp import get_decompositions
 from torch.func import functionalize
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from cloud.compiler.pieces import pieces_of
 
 _aten = torch.ops.aten
 # Backward operators that are plain arithmetic, in pieces; what has a kernel of its own stays whole.
@@ -54,10 +56,19 @@ def trace(function: Callable[..., Any], *arguments: Any) -> torch.fx.GraphModule
         warnings.simplefilter("ignore")  # torch about its own internals
         # Attention and recurrent layers as plain arithmetic, which can be differentiated.
         with sdpa_kernel(SDPBackend.MATH), torch.backends.mkldnn.flags(enabled=False):
-            tracer = make_fx(functionalize(function), decomposition_table=_IN_PIECES, tracing_mode="fake")
-            traced = tracer(*arguments)
-    traced.graph.eliminate_dead_code()
-    return traced
+            return _traced(functionalize(function), arguments)
+
+
+def _traced(function: Callable[..., Any], arguments: Sequence[Any]) -> torch.fx.GraphModule:
+    """Again with more operators in pieces, as long as there are some that have no lowering."""
+    table = dict(_IN_PIECES)
+    while True:
+        traced = make_fx(function, decomposition_table=table, tracing_mode="fake")(*arguments)
+        traced.graph.eliminate_dead_code()
+        more = pieces_of(traced.graph, table)
+        if not more:
+            return traced
+        table |= more
 
 
 def _batch_norm(

@@ -139,9 +139,10 @@ def _gelu_of(aten: AtenCall, build: Builder) -> Value:
 
 
 def _log_sigmoid_forward(aten: AtenCall, build: Builder) -> tuple[Value, ...]:
-    """The second result is torch's private buffer; on this path it is empty there and never read."""
-    result = elementwise(build, "f32", log_sigmoid, aten.arguments[0])
-    return (result, result)
+    """The second result, e^-|x|, is what the gradient is made of."""
+    x = aten.arguments[0]
+    small = elementwise(build, "f32", lambda one: apply(Fn.EXP, apply(Fn.NEG, apply(Fn.ABS, one))), x)
+    return elementwise(build, "f32", log_sigmoid, x), small
 
 
 LOWERINGS: Mapping[str, Lowering] = {

@@ -15,10 +15,12 @@ from typing import Any
 
 import numpy as np
 
+from cloud.compiler.expr import Arg, Fn, call
 from cloud.compiler.ir import Shape, Value
 from cloud.compiler.lowering import pool_backward
 from cloud.compiler.lowering.call import AtenCall, Builder, Lowered, Lowering
 from cloud.compiler.lowering.pieces import many
+from cloud.compiler.ops.indexing import Scatter
 
 
 def _again(aten: AtenCall, build: Builder, name: str, shape: Shape, *arguments: Any) -> Value:
@@ -50,11 +52,11 @@ def _filled(aten: AtenCall, build: Builder) -> Value:
 def _convolution_backward(aten: AtenCall, build: Builder) -> tuple[Value, ...]:
     gradient, x, w = aten.arguments[:3]
     transposed, groups, wanted = aten.argument(7), aten.argument(9), aten.argument(10)
-    if transposed:
-        raise aten.refuse("train with torch.nn.Upsample and an ordinary convolution instead")
     unread = build.constant(np.zeros((), np.float32))  # stands for a result that nobody asks for
     by_input = _by_input(aten, build, gradient, x, w) if wanted[0] else unread
-    by_weight = _by_weight(aten, build, gradient, x, w, groups) if wanted[1] else unread
+    # A transposed convolution goes back as an ordinary one goes forwards: x and the gradient change places.
+    wide, narrow = (gradient, x) if transposed else (x, gradient)
+    by_weight = _by_weight(aten, build, narrow, wide, w, groups) if wanted[1] else unread
     axes = (0, *range(2, len(gradient.shape)))
     by_bias = _again(aten, build, "sum", (gradient.shape[1],), gradient, axes, False) if wanted[2] else unread
     return by_input, by_weight, by_bias
@@ -62,6 +64,10 @@ def _convolution_backward(aten: AtenCall, build: Builder) -> tuple[Value, ...]:
 
 def _by_input(aten: AtenCall, build: Builder, gradient: Value, x: Value, w: Value) -> Value:
     stride, padding, dilation, groups = (aten.argument(index) for index in (4, 5, 6, 9))
+    if aten.argument(7):
+        none = (0,) * len(stride)
+        forward = (gradient, w, None, stride, padding, dilation, False, none, groups)
+        return _again(aten, build, "convolution", x.shape, *forward)
     rest = [
         size - ((out - 1) * step - 2 * pad + spread * (kernel - 1) + 1)
         for size, out, step, pad, spread, kernel in zip(
@@ -114,8 +120,8 @@ def _channels(aten: AtenCall, build: Builder, x: Value, start: int, count: int) 
 
 
 def _max_pool_backward(aten: AtenCall, build: Builder) -> Value:
-    """Each gradient goes where its maximum came from; ``indices`` are flat within a plane."""
-    gradient, x, indices = aten.argument(0), aten.argument(1), aten.argument(7)
+    """Each gradient goes where its maximum came from; the indices, last, are flat within a plane."""
+    gradient, x, indices = aten.argument(0), aten.argument(1), aten.arguments[-1]
     planes, size = x.shape[0] * x.shape[1], int(np.prod(x.shape[2:]))
     flat = (planes, int(np.prod(gradient.shape[2:])))
     zeros = build.constant(np.zeros((planes, size), np.float32))
@@ -172,16 +178,42 @@ def _copy(aten: AtenCall, build: Builder) -> Value:
     return x if x.shape == aten.shape else _again(aten, build, "expand", aten.shape, x, aten.shape)
 
 
+def _replication_backward(aten: AtenCall, build: Builder) -> Value:
+    """``replication_pad2d_backward(gradient, x, widths)``: what was copied outwards is added up again."""
+    gradient: Value
+    gradient, x, widths = aten.arguments[:3]
+    for index in range(len(widths) // 2):
+        axis = len(x.shape) - 1 - index
+        size, (before, after) = x.shape[axis], widths[2 * index : 2 * index + 2]
+        source = np.clip(np.arange(-before, size + after), 0, size - 1)
+        shape = (*gradient.shape[:axis], size, *gradient.shape[axis + 1 :])
+        zeros = build.constant(np.zeros(shape, np.float32))
+        gradient = build(Scatter(axis, add=True), zeros, build.constant(source), gradient)
+    return gradient
+
+
+def _shrink_backward(aten: AtenCall, build: Builder) -> Value:
+    """``hardshrink_backward(gradient, x, bound)``, and softshrink's: nothing within the bounds."""
+    gradient, x, bound = aten.arguments[:3]
+    inside = call(Fn.LE, call(Fn.ABS, Arg(0)), bound)
+    return build.pointwise(call(Fn.WHERE, inside, 0.0, Arg(1)), x, gradient)
+
+
 LOWERINGS: Mapping[str, Lowering] = {
     "avg_pool2d_backward": _mean_pool_backward,
     **pool_backward.LOWERINGS,
     "_safe_softmax": _named("softmax"),
+    "adaptive_max_pool2d_backward": _max_pool_backward,
     "copy": _copy,
     "convolution_backward": _convolution_backward,
     "embedding_dense_backward": _embedding_backward,
+    "hardshrink_backward": _shrink_backward,
     "max_pool2d_with_indices_backward": _max_pool_backward,
     "new_full": _filled,
     "new_ones": _filled,
     "new_zeros": _filled,
+    "replication_pad1d_backward": _replication_backward,
+    "replication_pad2d_backward": _replication_backward,
+    "softshrink_backward": _shrink_backward,
     "unsafe_split": _named("split"),
 }

@@ -136,11 +136,42 @@ def check_gradients(
             ),
             (4, 2, 8, 8),
         ),
+        (
+            nn.Sequential(
+                nn.ConvTranspose2d(4, 6, 3, stride=2, padding=1, output_padding=1, groups=2),
+                nn.SiLU(),
+                nn.ConvTranspose2d(6, 2, (2, 3), dilation=(1, 2)),
+                nn.Flatten(),
+                nn.Linear(252, 3),
+            ),
+            (2, 4, 4, 5),
+        ),
+        (
+            nn.Sequential(
+                nn.ConvTranspose1d(3, 4, 4, stride=3),
+                nn.utils.parametrizations.weight_norm(nn.Conv1d(4, 2, 3)),
+                nn.Flatten(),
+                nn.Linear(28, 3),
+            ),
+            (3, 3, 5),
+        ),
         (Sequence(nn.GRU(3, 6, batch_first=True)), (4, 5, 3)),
         (Sequence(nn.LSTM(3, 6, batch_first=True)), (4, 5, 3)),
         (Sequence(nn.RNN(3, 6, batch_first=True)), (4, 5, 3)),
     ],
-    ids=["mlp", "cnn", "strided", "conv1d", "grouped", "batch-norm", "gru", "lstm", "rnn"],
+    ids=[
+        "mlp",
+        "cnn",
+        "strided",
+        "conv1d",
+        "grouped",
+        "batch-norm",
+        "transposed",
+        "transposed-1d",
+        "gru",
+        "lstm",
+        "rnn",
+    ],
 )
 def test_the_gradients_of_a_model_are_torchs(model, shape):
     torch.manual_seed(0)
@@ -194,6 +225,12 @@ OPERATORS: dict[str, Callable[[Tensor], Tensor]] = {
     "matmul": lambda x: (x.unsqueeze(2) @ x.unsqueeze(1)).sum(-1),
     "flip_pad": lambda x: F.pad(x.flip(1), (1, 2))[:, :6] * x,
     "cumsum": lambda x: x.cumsum(1),
+    "cumprod": lambda x: x.cumprod(1),
+    "topk": lambda x: x.topk(3)[0],
+    "angles": lambda x: torch.atan2(x, x * x + 1) * torch.atan(x),
+    "log_sigmoid": F.logsigmoid,
+    "shrink": lambda x: F.hardshrink(x) * F.softshrink(x),
+    "std_and_norm": lambda x: x.std(-1, keepdim=True) * x.norm(dim=-1, keepdim=True),
 }
 
 
@@ -210,6 +247,10 @@ IMAGE_OPERATORS: dict[str, Callable[[Tensor], Tensor]] = {
     "bilinear": lambda x: F.interpolate(x, size=(5, 9), mode="bilinear"),
     "bilinear_aligned": lambda x: F.interpolate(x, size=(9, 3), mode="bilinear", align_corners=True),
     "instance_norm": F.instance_norm,
+    "adaptive_max": lambda x: F.adaptive_max_pool2d(x, (3, 2)),
+    "reflected": lambda x: F.pad(x, (1, 2, 2, 1), "reflect"),
+    "replicated": lambda x: F.pad(x, (1, 2, 2, 1), "replicate"),
+    "folded": lambda x: F.fold(F.unfold(x, 2), (7, 6), 2),
     "transposed": lambda x: x.transpose(1, 3) * x.mean(),
     "take": lambda x: x[:, :, [0, 2, 2]],
     "gather": lambda x: x.flatten(1).gather(1, torch.tensor([[3, 3, 0], [1, 7, 1]])),
