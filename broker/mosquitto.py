@@ -24,6 +24,7 @@ PACKET_BYTES_MAX = PAYLOAD_BYTES_MAX + HEADER_BYTES_MAX
 DEFAULT_PRINCIPALS: Mapping[str, Role] = {
     "cloud": Role.CLOUD,
     "api": Role.OPERATOR,  # the cloud's REST API, an application of its own
+    "ingest": Role.CLOUD,  # workers beside the cloud process
     "operator": Role.OPERATOR,
     "app": Role.APP,
 }
