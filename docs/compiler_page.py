@@ -114,7 +114,7 @@ nn.Module --frontend, reader--> ATen calls --lowering--> graph --passes--> graph
 
 | stage | file | knows |
 |---|---|---|
-| front end | `frontend.py`, `reader.py`, `training.py` | torch |
+| front end | `frontend.py`, `pieces.py`, `reader.py`, `items.py`, `training.py` | torch |
 | lowering | `lowering/` | ATen's names and arguments, no torch |
 | graph | `ir.py`, `ops/`, `expr.py` | what each operation means, in numpy |
 | passes | `passes/` | the graph's shape; no operation's inside |
@@ -127,7 +127,8 @@ picture on this page is drawn by the compiler itself.
 
 ## After the front end
 
-Composite operators stay whole. A convolution is a product of windows over an image in NHWC; permutations
+Composite operators stay whole; an operator without a lowering comes in the pieces that torch knows of it.
+A convolution is a product of windows over an image in NHWC; permutations
 stand where torch's layout (NCHW) meets ours.
 
 ```mermaid
