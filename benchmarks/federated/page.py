@@ -98,7 +98,7 @@ its deployment (a superlink, a supernode process for each device, gRPC through a
 adds noise to a vector. "Beyond training": a round's time less the longest training in it. Bytes are those of
 TCP's payload, of one device in one round, polling included; memory is the proportional set size of the
 processes of one device after 15 idle seconds; CPU is of all processes in one round. The first round of a run
-is left out; with 32 deployed devices two rounds count, else five, and eleven in the simulation. Its
+is left out; with 32 deployed devices one round counts, else five, and eleven in the simulation. Its
 simulation has no devices and no network: bytes and memory of one are not defined there.""",
     ),
 }

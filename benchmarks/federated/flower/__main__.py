@@ -26,13 +26,13 @@ from benchmarks.measuring import Found, machine, progress, write_json
 
 DEVICES, PARAMS = (2, 8, 32), (610, 199_210, 1_000_000)
 ROUNDS = {"simulation": 12, "deployment": 6}
-MANY, ROUNDS_OF_MANY = 16, 3  # a deployed round of so many devices takes minutes on a small machine
+MANY, ROUNDS_OF_MANY = 16, 2  # a deployed round of so many devices takes minutes on a small machine
 RUN_S_MAX = 600.0
 POLL_S = 0.02
 LOG_CHARS = 400
 
 
-def simulated(home: Path, devices: int, params: int) -> Row:
+def simulated(home: Path, devices: int, params: int, _idle: bool) -> Row:
     """In one machine's memory, with Ray. The CPU is that of the driver and of all that Ray started."""
     progress(f"flower, simulation: {devices} devices, {params:,} parameters")
     journal, rounds = Journal(home / "rounds.jsonl"), ROUNDS["simulation"]
@@ -54,22 +54,22 @@ def simulated(home: Path, devices: int, params: int) -> Row:
     return row_of("flower", "simulation", devices, params, journal, None)
 
 
-def deployed(home: Path, devices: int, params: int) -> Row:
+def deployed(home: Path, devices: int, params: int, idle: bool) -> Row:
     """As processes."""
     rounds = ROUNDS["deployment"] if devices < MANY else ROUNDS_OF_MANY
-    return asyncio.run(deployment.measure(home, devices, params, rounds))
+    return asyncio.run(deployment.measure(home, devices, params, rounds, idle=idle))
 
 
-ENGINES: dict[str, Callable[[Path, int, int], Row]] = {"simulation": simulated, "deployment": deployed}
+ENGINES: dict[str, Callable[[Path, int, int, bool], Row]] = {"simulation": simulated, "deployment": deployed}
 
 
-def attempted(engine: str, devices: int, params: int) -> Row:
-    """A failure is a row as well: it says why."""
+def attempted(engine: str, devices: int, params: int, idle: bool) -> Row:
+    """A failure is a row as well: it says why. ``idle``: whether memory is measured, which takes a while."""
     if not installed():
         return empty("flower", engine, devices, params, "not installed: make bench-federated")
     with tempfile.TemporaryDirectory(prefix="shoal-flower-", ignore_cleanup_errors=True) as folder:
         try:
-            return ENGINES[engine](Path(folder), devices, params)
+            return ENGINES[engine](Path(folder), devices, params, idle)
         except (Exception, ExceptionGroup) as error:
             progress(f"failed: {error}")
             return empty("flower", engine, devices, params, f"{type(error).__name__}: {error}")
@@ -94,7 +94,8 @@ def main() -> int:
     arguments = parser.parse_args()
     rows = kept(arguments.json)
     for engine, devices, params in product(arguments.engines, arguments.devices, arguments.params):
-        rows[engine, devices, params] = attempted(engine, devices, params)
+        idle = params == min(arguments.params)
+        rows[engine, devices, params] = attempted(engine, devices, params, idle)
         found: Found = {"machine": machine(), "rows": list(rows.values())}
         write_json(arguments.json, found)  # each row is kept as soon as there is one
     return told("flower", found, [overhead_table(found["rows"])])

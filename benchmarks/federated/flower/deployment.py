@@ -139,11 +139,17 @@ async def _listens(port: int, process: Process) -> None:
     raise TimeoutError(f"{process.name} does not listen after {START_S_MAX:g} s: {process.tail()}")
 
 
-async def measure(home: Path, devices: int, params: int, rounds: int, round_s_max: float = 120.0) -> Row:
-    """One run. Raises what went wrong, with the end of the log of the process that it went wrong in."""
+async def measure(
+    home: Path, devices: int, params: int, rounds: int, *, idle: bool, round_s_max: float = 120.0
+) -> Row:
+    """One run. ``idle``: whether the memory of idle devices is measured before.
+
+    Raises what went wrong, with the end of the log of the process that it went wrong in.
+    """
     async with federation(home, devices) as (server, nodes, links):
         progress(f"flower, deployment: {devices} devices, {params:,} parameters")
-        idle = await _idle(nodes, links)
+        await _connected(nodes, links)
+        idle_mib = await _idle(nodes) if idle else None
         journal = Journal(home / "rounds.jsonl")
         config = f'devices={devices} params={params} rounds={rounds} journal="{journal.path}"'
         pids = [server.pid, *(node.pid for node in nodes)]
@@ -157,16 +163,19 @@ async def measure(home: Path, devices: int, params: int, rounds: int, round_s_ma
                     )
                 await asyncio.sleep(POLL_S)
             journal.look(links, lambda: tree_cpu_s(pids))
-    return row_of("flower", "deployment", devices, params, journal, idle)
+    return row_of("flower", "deployment", devices, params, journal, idle_mib)
 
 
-async def _idle(nodes: list[Process], links: list[Link]) -> float:
-    """MiB of one device's processes while nothing happens, median over the devices."""
+async def _connected(nodes: list[Process], links: list[Link]) -> None:
     deadline = time.monotonic() + START_S_MAX
     while not all(link.up for link in links):
         if time.monotonic() > deadline:
             raise TimeoutError(f"a supernode is silent: {nodes[0].tail()}")
         await asyncio.sleep(POLL_S)
+
+
+async def _idle(nodes: list[Process]) -> float:
+    """MiB of one device's processes while nothing happens, median over the devices."""
     await asyncio.sleep(IDLE_S)
     return median(pss_mib(node.pid) for node in nodes)
 
