@@ -33,7 +33,7 @@ def tag_of(policy: PolicyText, key: str, value: Any = UNSEEN) -> Tag | None:
 
 
 def _tag(one: DataClass, value: Any) -> Tag:
-    seen = one.fields if value is UNSEEN or not one.fields else _paths(value)
+    seen = one.fields if not one.fields or value is UNSEEN or is_opaque(value) else _paths(value)
     labels = [one.fields[path] for path in seen if path in one.fields]
     return Tag(
         label=max([one.label, *labels]),
@@ -42,6 +42,17 @@ def _tag(one: DataClass, value: Any) -> Tag:
         purposes=one.purposes,
         expires_at_unix_s=one.expires_at_unix_s,
     )
+
+
+def is_opaque(value: Any, depth: int = 0) -> bool:
+    """Whether there are bytes in it: they may be every field, as a part of a large value is."""
+    if isinstance(value, bytes | bytearray | memoryview):
+        return True
+    if depth > DEPTH_MAX:
+        return False  # whoever looks at its fields will not get through
+    if isinstance(value, Mapping):
+        return any(is_opaque(inner, depth + 1) for inner in value.values())
+    return isinstance(value, list | tuple) and any(is_opaque(inner, depth + 1) for inner in value)
 
 
 def _paths(value: Any, at: str = "", depth: int = 0) -> Iterator[str]:

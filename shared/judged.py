@@ -11,6 +11,7 @@ import msgspec
 
 from shared.carried import Item, kind_of
 from shared.classify import UNSEEN, TooDeep, tag_of
+from shared.parcels import head_of
 from shared.residency import Action, Decision, Place, Policy, PolicyText, Why, decide
 from shared.sync import Decision as SyncDecision
 from shared.tags import ANY, Tag, inherited, within
@@ -30,7 +31,11 @@ class Judged(SyncDecision, frozen=True, kw_only=True):
 def judged(
     policy: Policy, place: Place, key: str, at_unix_s: float, *, tag: bytes = b"", value: Any = UNSEEN
 ) -> Judged:
-    """May data of this key, with this packed tag of its writer, come to this place?"""
+    """May data of this key, with this packed tag of its writer, come to this place?
+
+    A part of a large value is asked for under the key of the whole.
+    """
+    key = head_of(key) or key
     action = Action(key=key, kind=kind_of(key), at_unix_s=at_unix_s)
     try:
         found = effective_tag(policy.text, key, value, unpacked_tag(tag))
@@ -70,7 +75,7 @@ def stamped(policy: PolicyText, key: str, value: Any, given: Tag | None) -> Tag 
 
     Regions and purposes stay with the policy, which may change. Raises :class:`TooDeep`.
     """
-    found = effective_tag(policy, key, value, given)
+    found = effective_tag(policy, head_of(key) or key, value, given)
     if found is None:
         return given
     return msgspec.structs.replace(given or Tag(label=found.label, allowed=(ANY,)), label=found.label)

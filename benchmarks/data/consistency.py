@@ -85,8 +85,8 @@ PARTS = (
         "schedule: messages lost, repeated and reordered, partitions, crashes that lose what was not synced, "
         "wall clocks that jump by an hour, a second cloud while the first one lives or sleeps. Each history "
         "of STRONG operations is judged by a linearizability checker (Wing and Gong, Lowe), key by key; "
-        "after healing all replicas must have the same state hash within two rounds, with every write that was "
-        "acknowledged.",
+        "after healing all replicas must have the same state hash within two rounds, with every "
+        "write that was acknowledged.",
         seconds_max=3600.0,
     ),
 )

@@ -19,6 +19,7 @@ from cloud.residency.core import Residency
 from cloud.residency.gate import Gate
 from shared.classify import TooDeep, view_of
 from shared.judged import effective_tag, stamped, unpacked_tag
+from shared.parcels import parcel_in
 from shared.residency import View, matches_any
 from shared.sync import ConsistencyLevel, SyncAsk, SyncVerb, is_key
 from shared.tags import ANY, within
@@ -54,8 +55,8 @@ class Views:
         return [one for one in self._core.policy.text.view if matches_any(ask.key, one.keys)]
 
     def _shown(self, ask: SyncAsk, value: Any) -> Iterator[SyncAsk]:
-        if not isinstance(value, dict):
-            return  # what has no fields can't be shown in part
+        if not isinstance(value, dict) or parcel_in(value) is not None:
+            return  # what has no fields, or has them elsewhere, can't be shown in part
         text, views = self._core.policy.text, self._views(ask)
         tag = effective_tag(text, ask.key, value, unpacked_tag(ask.tag)) if views else None
         if tag is None:

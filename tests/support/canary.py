@@ -31,6 +31,7 @@ from shared.audit import Point, Record
 from shared.core import Effect, Failed, Ignore, LinkDown, LinkUp, Tick
 from shared.messages import Chunk, Manifest
 from shared.package import ModuleKind
+from shared.parcels import part_name
 from shared.residency import DataClass, Kind, PolicyText, Rule
 from shared.sync import Outcome, Push, Result, Setting, Status, SyncMessage, setting_of
 from shared.tags import Label
@@ -203,6 +204,7 @@ class Case:
         self.allowed_by: dict[tuple[str, str, tuple[str, ...]], bool] = {}
         self.version = 0
         self.tokens = {key: {name: f"canary-{key}-{name}" for name in FIELDS} for key in KEYS}
+        self._kinds = (self._push, self._push, self._setting, self._result, self._model, self._parcel)
         self._events: list[object] = []
         self._busy = False
 
@@ -336,6 +338,14 @@ class Case:
         keys = self.rng.sample(KEYS[:6], self.rng.randrange(1, 4))
         push = Push(1, tuple(self._entry(key) for key in keys))
         return SYNC_DOWN.at(node=self.rng.choice(NODES)), SyncMessage(life=1, part=push)
+
+    def _parcel(self) -> tuple[Address, SyncMessage]:
+        """A part of a large value: bytes, under a key that no policy names, with every field in them."""
+        key = self.rng.choice(KEYS[:4])
+        value = msgspec.msgpack.encode(" ".join(self.tokens[key].values()).encode())
+        name = part_name(key, "0" * 64, self.rng.randrange(3))
+        entry = Entry(name, (Write("@", 1, 1, 1, {WHOLE: value}),), {"@": (1, 1)})
+        return SYNC_DOWN.at(node=self.rng.choice(NODES)), SyncMessage(life=1, part=Push(1, (entry,)))
 
     def _setting(self) -> tuple[Address, Setting]:
         key = self.rng.choice(KEYS[4:6])

@@ -5,10 +5,12 @@ from dataclasses import replace
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared.classify import TooDeep, pseudonym, tag_of, view_of
+from shared.judged import judged
+from shared.parcels import part_name
 from shared.residency import (
     ANYBODY,
     OPEN,
@@ -108,6 +110,7 @@ def test_what_was_made_from_something_without_a_tag_has_none() -> None:
     assert inherited([]) is None
 
 
+@settings(deadline=None)
 @given(tags, tags, tags)
 def test_inheriting_is_a_semilattice(a: Tag, b: Tag, c: Tag) -> None:
     assert inherited([a, b]) == inherited([b, a])
@@ -115,6 +118,7 @@ def test_inheriting_is_a_semilattice(a: Tag, b: Tag, c: Tag) -> None:
     assert inherited([a, a]) == inherited([a])
 
 
+@settings(deadline=None)
 @given(policies, st.lists(tags, min_size=1, max_size=3), places, actions)
 def test_no_derived_data_go_where_one_input_may_not(
     text: PolicyText, inputs: list[Tag], place: Place, action: Action
@@ -169,6 +173,7 @@ def test_a_forbid_hits_a_node_that_may_be_there() -> None:
     assert allowed == [False, False, True, True, False]
 
 
+@settings(deadline=None)
 @given(policies, tags, places, actions, rules)
 def test_adding_a_forbid_never_adds_a_node(
     text: PolicyText, tag: Tag, place: Place, action: Action, more: Rule
@@ -177,6 +182,7 @@ def test_adding_a_forbid_never_adds_a_node(
     assert decide(ready(text), tag, place, action) or not decide(ready(stricter), tag, place, action)
 
 
+@settings(deadline=None)
 @given(policies, tags, places, actions, labels)
 def test_a_stricter_label_never_adds_a_node(
     text: PolicyText, tag: Tag, place: Place, action: Action, label: Label
@@ -185,6 +191,7 @@ def test_a_stricter_label_never_adds_a_node(
     assert decide(ready(text), tag, place, action) or not decide(ready(text), stricter, place, action)
 
 
+@settings(deadline=None)
 @given(policies, tags, places, actions)
 def test_an_allowed_place_is_inside_of_the_tag_and_hit_by_no_forbid(
     text: PolicyText, tag: Tag, place: Place, action: Action
@@ -233,6 +240,27 @@ def test_the_label_of_a_value_is_that_of_its_worst_field() -> None:
     assert tag_of(EU_ONLY, "doctors/7", {"name": "Bob"}) is None
 
 
+def test_bytes_may_be_every_field() -> None:
+    for value in (b"?", {"age": b"?"}, [1, [b"?"]], {"a": {"b": (b"?",)}}):
+        found = tag_of(EU_ONLY, "patients/7", value)
+        assert found is not None
+        assert found.label is Label.SENSITIVE
+
+
+def test_a_part_of_a_large_value_is_judged_as_the_whole() -> None:
+    exact = msgspec.structs.replace(
+        EU_ONLY,
+        data=(
+            DataClass(keys=("patients/7",), label=Label.PERSONAL, allowed=("eu",)),
+            DataClass(keys=("*",), label=Label.PUBLIC, allowed=("*",)),
+        ),
+        permit=(Rule(name="all"),),
+    )
+    part = part_name("patients/7", "0" * 64, 3)
+    asked = [judged(ready(exact), place, part, 1.0, value=b"?").allowed for place in (BERLIN, OHIO)]
+    assert asked == [True, False]
+
+
 def test_several_classes_of_one_key_all_bind() -> None:
     more = DataClass(keys=("*",), label=Label.PERSONAL, allowed=("eu/de",))
     both = tag_of(msgspec.structs.replace(EU_ONLY, data=(*EU_ONLY.data, more)), "patients/7", {"age": 1})
@@ -272,6 +300,7 @@ def test_a_pseudonym_depends_on_key_field_and_value() -> None:
     assert pseudonym(b"k", "a", {"p": 1, "q": 2}) == pseudonym(b"k", "a", {"q": 2, "p": 1})
 
 
+@settings(deadline=None)
 @given(keys, st.integers(0, 40))
 def test_a_value_that_nobody_can_look_through_is_not_classified(key: str, levels: int) -> None:
     text = msgspec.structs.replace(
@@ -295,6 +324,7 @@ def test_a_kind_and_a_node_narrow_a_rule() -> None:
     assert answers == [True, False, False]
 
 
+@settings(deadline=None)
 @given(policies, tags, places, actions)
 def test_what_is_said_to_all_may_be_everywhere(
     text: PolicyText, tag: Tag, place: Place, action: Action

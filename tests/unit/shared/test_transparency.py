@@ -3,7 +3,7 @@
 from hashlib import sha256
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared.transparency import (
@@ -103,6 +103,7 @@ def test_every_record_and_every_beginning_can_be_shown(size: int) -> None:
         assert not consistent(index + 1, leaf_hash(b"other"), size, root, path)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 200), st.data())
 def test_no_other_history_has_a_proof(size: int, data: st.DataObject) -> None:
     leaves = [leaf_hash(b"%d" % number) for number in range(size)]
@@ -113,6 +114,7 @@ def test_no_other_history_has_a_proof(size: int, data: st.DataObject) -> None:
     assert not consistent(old, naive(leaves[:old]), size, naive(other), path)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 40), st.integers(0, 40), st.lists(st.binary(min_size=32, max_size=32), max_size=70))
 def test_nonsense_from_the_network_is_no_proof_and_no_error(old: int, size: int, path: list[bytes]) -> None:
     assert not included(b"a" * 32, old, size, b"b" * 32, path)

@@ -1,7 +1,7 @@
 """The residency core: what is written down when, policies and places, devices that report, witnesses."""
 
 import msgspec
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cloud.residency.core import (
@@ -295,6 +295,7 @@ events = st.one_of(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(events, max_size=40))
 def test_in_any_history_each_record_is_durable_once_and_in_order(history: list[object]) -> None:
     """A small model of the disk performs the work, or fails to."""

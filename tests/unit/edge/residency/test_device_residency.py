@@ -2,7 +2,7 @@
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from broker.bus import Delivery, Link
@@ -227,6 +227,7 @@ steps = st.one_of(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(steps, max_size=25))
 def test_in_any_history_the_held_head_only_grows_along_one_history(history: list[object]) -> None:
     core, last, now = device(), None, 0.0
