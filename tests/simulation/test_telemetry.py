@@ -1,5 +1,6 @@
 """Whatever happens on the way: produced == stored + dropped, nothing twice, nothing promised is lost."""
 
+import copy
 import random
 from collections.abc import Callable, Sequence
 
@@ -229,3 +230,41 @@ def test_a_device_that_lost_its_disk_owns_up_and_the_gap_is_closed():
     (row,) = world.store.ledger()
     assert row.lost > 0
     assert row.produced == row.stored + row.lost
+
+
+def test_a_cloud_restored_from_a_backup_knows_what_it_lost():
+    world = World(Limits(bytes_max=10_000))
+    for _ in range(10):
+        world.record("room")
+    world.heal()
+    backup = copy.deepcopy(world.store)
+    for _ in range(10):
+        world.record("room")
+    world.heal()
+    world.store = backup
+    world.start_cloud()
+    for _ in range(10):
+        world.record("room")
+    world.heal()
+    (row,) = world.store.ledger()
+    assert (row.produced, row.stored, row.lost) == (30, 20, 10)
+    assert exact(row)
+
+
+def test_two_workers_may_get_the_same_message():
+    world = World(Limits(bytes_max=10_000))
+    other = World()
+    other.store = world.store
+    for number in range(60):
+        world.record("room")
+        world.work_device()
+        world.repeat(number)
+        if number % 2 and world.up:  # the other worker hears a copy of what this one will hear
+            other.up.append(world.up[0])
+            other.deliver_up(0)
+            other.work_cloud()
+    world.heal()
+    (row,) = world.store.ledger()
+    assert (row.produced, row.stored, row.dropped, row.lost) == (60, 60, 0, 0)
+    assert row.duplicates > 0
+    assert len(stored(world)) == 60
