@@ -79,6 +79,7 @@ class Job:
     unsaved: bool = False
     ended: RoundView | None = None
     failed: RoundView | None = None
+    note: str = ""  # what INITIALIZING waits for
     writing: Write | None = None
     write_again: float = inf
     working: Work | None = None
@@ -178,9 +179,10 @@ class Job:
     def _open_training(self, fleet: Fleet, busy: Mapping[str, int], now: float) -> None:
         spec, state = self.spec, self.state
         candidates = fleet.candidates(spec, busy)
+        self.note = f"{len(candidates)} devices fit and have room; the quorum is {spec.quorum}"
         if len(candidates) < spec.quorum:
             if now - self.since >= spec.deadline_s_max:
-                self.fail(f"{len(candidates)} devices fit; the quorum is {spec.quorum}", now)
+                self.fail(self.note, now)
             return
         if len(candidates) < spec.clients and self.gathering and now - self.since < GATHER_S:
             return

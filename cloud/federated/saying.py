@@ -124,6 +124,6 @@ def job_fact(job: Job) -> JobFact:
         accepted=one.accepted if one else 0,
         rejected=one.rejected if one else 0,
         metrics=state.metrics,
-        detail=state.detail[:500],
+        detail=(job.note if state.phase is Phase.INITIALIZING else state.detail)[:500],
         model=state.model,
     )

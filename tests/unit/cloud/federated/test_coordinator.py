@@ -215,10 +215,13 @@ def test_a_job_that_finds_too_few_devices_waits_and_then_says_so(tmp_path):
     world = made(tmp_path, "a")
     world.create(deadline_s_max=20.0)
     assert world.job_fact().phase is Phase.INITIALIZING
+    assert world.job_fact().detail == "1 devices fit and have room; the quorum is 2", (
+        "it says what it waits for"
+    )
     world.tick(19.0)
     assert world.job_fact().phase is Phase.INITIALIZING
     world.tick(2.0)
-    assert world.job_fact().detail == "1 devices fit; the quorum is 2"
+    assert world.job_fact().detail == "1 devices fit and have room; the quorum is 2"
     world.feed(LearnerSeen("b", learner()))
     for _ in range(5):
         world.tick(1.0)
