@@ -45,9 +45,11 @@ async def serving(folder: Path, devices: int) -> AsyncIterator[tuple[LocalFleet,
         yield local, fleet
 
 
-async def until(what: str, local: LocalFleet, holds: Callable[[], Awaitable[bool]]) -> None:
+async def until(
+    what: str, local: LocalFleet, holds: Callable[[], Awaitable[bool]], within_s: float = WAIT_S_MAX
+) -> None:
     """Poll. Raises :class:`Unavailable` when it takes too long or a process has ended."""
-    deadline = time.monotonic() + WAIT_S_MAX
+    deadline = time.monotonic() + within_s
     while time.monotonic() < deadline:
         if ended := [process for process in local.processes if not process.running]:
             raise Unavailable(f"{ended[0].name} has ended; the end of its log:\n{ended[0].tail()}")
@@ -57,7 +59,7 @@ async def until(what: str, local: LocalFleet, holds: Callable[[], Awaitable[bool
         except (RequestFailed, Unavailable):
             pass  # the cloud is not there yet
         await asyncio.sleep(_POLL_S)
-    raise Unavailable(f"not within {WAIT_S_MAX:g} s: {what}; the cloud's log ends:\n{local.cloud.tail()}")
+    raise Unavailable(f"not within {within_s:g} s: {what}; the cloud's log ends:\n{local.cloud.tail()}")
 
 
 async def _serve(fleet: Fleet, devices: int) -> bool:
