@@ -28,6 +28,7 @@ allowed = ["{allowed}"]
 name = "all"
 """
 WAIT_S = 30.0
+CANARY = "canary-7"
 
 
 class Facts:
@@ -35,11 +36,18 @@ class Facts:
 
     def __init__(self) -> None:
         self.newest: dict[str, bytes] = {}
+        self.heard_by: set[str] = set()
         self.changed = asyncio.Event()
 
     def take(self, delivery: Delivery) -> None:
         self.newest[delivery.topic] = delivery.payload
         self.changed.set()
+
+    def listen(self, delivery: Delivery) -> None:
+        """On what every node can hear."""
+        if CANARY.encode() in delivery.payload:
+            self.heard_by.add(delivery.topic.split("/")[1])
+            self.changed.set()
 
     async def until(self, good: object) -> None:
         async with asyncio.timeout(WAIT_S):
@@ -88,11 +96,18 @@ async def a_fleet_witnesses(tmp_path: Path) -> None:
         facts = Facts()
         async with connected(config, "operator") as fleet:
             fleet.bus.subscribe([POLICY.filter, PLACE.filter, WITNESS.filter], facts.take)
+            fleet.bus.subscribe(["node/+/down/#", "all/#"], facts.listen)
             await facts.until(lambda seen: policy_version(seen) == 1 and place(seen, "edge-1") == "eu/de")
             write_places(folder / "regions.toml", {"edge-2": "us"})
+            await facts.until(lambda seen: place(seen, "edge-2") == "us")
+            task = await fleet.sync.put("patients/7", {"name": CANARY}, ["edge-1", "edge-2"])
+            await facts.until(lambda _: "edge-1" in facts.heard_by)
+            status = await fleet.sync.status(task.task_id)
+            assert status.targets == ("edge-1",)
             policy.write_text(POLICY_TEXT.format(version=2, label="internal", allowed="us"))
             await facts.until(lambda seen: policy_version(seen) == 2 and place(seen, "edge-2") == "us")
             await facts.until(lambda seen: len(witnessed(seen)) == 2)
+    assert facts.heard_by == {"edge-1"}
     key = public_hex(signing_key(local.workspace.cloud_data))
     heads = [(node, one.head) for node, one in witnessed(facts.newest).items() if one.head]
     verdict = verify(folder / "audit", key, heads)
@@ -100,4 +115,6 @@ async def a_fleet_witnesses(tmp_path: Path) -> None:
     assert verdict.covered == verdict.records >= 4
     points = [record_of(line).point for line in all_lines(folder / "audit")]
     assert points.count(Point.POLICY) == 2
+    assert points.count(Point.SELECT) == 1
+    assert {Point.PUBLISH, Point.RECEIVE} <= set(points), "the device tells what it decided"
     assert points.count(Point.ENROL) == 2
