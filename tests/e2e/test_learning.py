@@ -119,7 +119,7 @@ def test_cloud_and_devices_die_in_the_middle_of_rounds_and_the_job_ends_all_the_
             spec = await job(fleet, deadline_s_max=15.0)
             await fleet.learning.create(spec)
 
-            await seen(fleet, spec.job, lambda fact: fact.round == 2 and fact.accepted >= 1)
+            await seen(fleet, spec.job, lambda fact: fact.round >= 2 and fact.accepted >= 1)
             await restarted(local.cloud)
             resumed = await seen(fleet, spec.job, lambda fact: fact.round >= 2 and fact.accepted >= 1)
             assert resumed.version >= 1
