@@ -15,7 +15,7 @@ from shared.lanes import Lane
 from shared.summaries import Replica, Tree
 from shared.sync import (
     ENTRY_BYTES_MAX,
-    NAMES_MAX,
+    NAMES_BYTES_MAX,
     ORIGINS_MAX,
     PUSH_BYTES_MAX,
     UNDECIDED,
@@ -31,8 +31,9 @@ from shared.sync import (
     Setting,
     SyncStrategy,
     Walk,
+    fitting,
 )
-from shared.versions import Entry, Mark, covers, packed_entry
+from shared.versions import PRINT_BYTES, Entry, Mark, covers, packed_entry
 
 BRANCHES_MAX = 64
 WINDOW_MAX = 256
@@ -158,7 +159,8 @@ class Peer:
             self.repair([name for name, print_ in ours.items() if leaf.prints.get(name) != print_], now)
             missing += [name for name, print_ in leaf.prints.items() if ours.get(name) != print_]
         parts: list[Part] = [self._described(tuple(below[:BRANCHES_MAX]))] if below else []
-        return parts + ([Pull(tuple(missing[:NAMES_MAX]))] if missing else [])
+        wanted = fitting(missing)
+        return parts + ([Pull(wanted)] if wanted else [])
 
     def _differing(self, tree: Tree, branch: Branch) -> list[str]:
         ours = tree.children(branch.prefix) or ()
@@ -171,11 +173,17 @@ class Peer:
         ]
 
     def _described(self, prefixes: tuple[str, ...]) -> Walk:
+        """What does not fit one message, the next round finds."""
         tree, branches, leaves = self.tree(), [], []
+        room = NAMES_BYTES_MAX
         for prefix in prefixes:
             children = tree.children(prefix)
             if children is None:
-                leaves.append(Leaf(prefix, tree.leaves(prefix)))
+                below = tree.leaves(prefix)
+                room -= sum(len(name) + PRINT_BYTES + 8 for name in below)
+                if room < 0:
+                    break
+                leaves.append(Leaf(prefix, below))
             else:
                 branches.append(Branch(prefix, children))
         return Walk(tuple(branches), tuple(leaves))
@@ -183,7 +191,7 @@ class Peer:
     def consider(self, offer: Offer, stamp: int) -> Ack:
         """What of an offer should be pushed."""
         prints = self.replica.prints
-        pull = tuple(one.name for one in offer.entries if prints.get(one.name) != one.print)
+        pull = fitting(one.name for one in offer.entries if prints.get(one.name) != one.print)
         return Ack(offer.number, pull=pull, stamp=stamp)
 
     def acknowledged(self, ack: Ack, now: float) -> list[str]:
@@ -224,7 +232,7 @@ class Peer:
         if offered:
             number = self.lane.sent([one.name for one in offered], now)
             sent.append(Offer(number, tuple(map(self._offered, offered))))
-        return sent + [self._push(some, now, tag_of) for some in _chunks(batch)]
+        return sent + [self._push(some, now, tag_of) for some in _chunks(batch, tag_of)]
 
     def _offered(self, entry: Entry) -> Offered:
         return Offered(entry.name, self.replica.prints[entry.name], len(packed_entry(entry)))
@@ -240,12 +248,13 @@ class Peer:
         assert self.pulled <= self.names
 
 
-def _chunks(entries: list[Entry]) -> list[list[Entry]]:
+def _chunks(entries: list[Entry], tag_of: Callable[[str], bytes]) -> list[list[Entry]]:
     """In messages of one chunk each."""
     chunks: list[list[Entry]] = []
     room = 0
     for entry in entries:
-        size = len(packed_entry(entry)) + len(entry.name) + 64
+        tag = tag_of(entry.name)
+        size = len(packed_entry(entry)) + 64 + (len(entry.name) + len(tag) if tag else 0)
         if not chunks or size > room:
             chunks.append([])
             room = max(PUSH_BYTES_MAX, ENTRY_BYTES_MAX)

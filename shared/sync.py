@@ -14,6 +14,7 @@ an operation id (origin, epoch, sequence) that the cloud remembers.
 """
 
 import re
+from collections.abc import Iterable
 from enum import StrEnum
 from typing import ClassVar, Protocol
 
@@ -27,6 +28,9 @@ PUSH_BYTES_MAX = 88 * 1024  # the entries of one push: one chunk with its envelo
 ENTRY_BYTES_MAX = 80 * 1024  # a value, and what is known about it
 PUSH_ENTRIES_MAX = 256
 NAMES_MAX = 512
+NAMES_BYTES_MAX = 48 * 1024
+TAG_BYTES_MAX = 2 * 1024
+DETAIL_CHARS_MAX = 100
 ORIGINS_MAX = 1024
 TARGETS_MAX = 1000
 
@@ -73,6 +77,19 @@ def is_key(name: str) -> bool:
 def is_name(name: str) -> bool:
     """Whether an entry can be called so: a key, ``desired/{node}/{key}`` or ``reported/{node}/{key}``."""
     return _KEY.fullmatch(name) is not None and not name.startswith("model/")
+
+
+def fitting(names: Iterable[str]) -> tuple[str, ...]:
+    """As many of these as one message holds; what can't be a name is left out."""
+    found: list[str] = []
+    room = NAMES_BYTES_MAX
+    for name in names:
+        room -= len(name) + 8
+        if room < 0 or len(found) >= NAMES_MAX:
+            break
+        if is_name(name):
+            found.append(name)
+    return tuple(found)
 
 
 def desired_name(node: str, key: str) -> str:

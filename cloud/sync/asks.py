@@ -1,6 +1,7 @@
 """Requests of applications: which write they mean, or what they want to read."""
 
 from collections.abc import Callable, Mapping
+from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -14,7 +15,7 @@ from shared.core import Effect, Ignore, Publish
 from shared.entries import is_value, level_of
 from shared.ids import is_id
 from shared.messages import Reply, ReplyStatus
-from shared.sync import ConsistencyLevel, SyncStrategy, SyncVerb, is_key, is_name
+from shared.sync import TAG_BYTES_MAX, ConsistencyLevel, SyncStrategy, SyncVerb, is_key, is_name
 from shared.sync_views import KeyView
 from shared.topics import APP_REPLY
 from shared.versions import conflicts_of, fields_in
@@ -75,8 +76,8 @@ def _write(event: Asked, fields: Mapping[str, bytes], now: float) -> Put:
         )
     if setting and not ask.targets:
         raise Refused("bad-request", "configuration is of a node: name the targets")
-    if not all(map(is_id, ask.targets)) or not 0 <= ask.priority <= 9:
-        raise Refused("bad-request", "targets are node ids, a priority is 0 to 9")
+    if not all(map(is_id, ask.targets)) or not 0 <= ask.priority <= 9 or len(ask.tag) > TAG_BYTES_MAX:
+        raise Refused("bad-request", "targets are node ids, a priority is 0 to 9, a tag at most 2 KiB")
     return Put(
         _task_id(event),
         event.app,
@@ -118,8 +119,12 @@ def _model(core: "Sync", event: Asked, now: float) -> list[Effect]:
 
 
 def _task_id(event: Asked) -> str:
+    """The operation's own name, or one made from the correlation: a database can't keep every text."""
     epoch, sequence = event.ask.operation
-    return f"{event.app}.{epoch}.{sequence}" if epoch else f"{event.app}.{event.ask.correlation[:80]}"
+    correlation = event.ask.correlation
+    if not epoch and not is_id(correlation):
+        correlation = blake2b(correlation.encode(), digest_size=16).hexdigest()
+    return f"{event.app}.{epoch}.{sequence}" if epoch else f"{event.app}.{correlation}"
 
 
 def _waiter(event: Asked, now: float) -> Waiter:

@@ -37,6 +37,7 @@ from shared.versions import DESIRED_PREFIX
 
 KEYS_MAX = 200_000
 NODE_KEYS_MAX = 10_000
+BYTES_MAX = 1 << 30
 PEERS_MAX = 20_000
 LINGER_S = 0.1
 OFFLINE_S_MAX = 7 * 24 * 3600.0
@@ -104,8 +105,11 @@ class Fleet:
         if name in self.sharing:
             return True
         known = (self.peers.get(node) for node in nodes)
-        return len(self.sharing) < KEYS_MAX and all(
-            one is None or len(one.names) < NODE_KEYS_MAX for one in known
+        small = self.journal.replica.size_bytes < BYTES_MAX
+        return (
+            small
+            and len(self.sharing) < KEYS_MAX
+            and all(one is None or len(one.names) < NODE_KEYS_MAX for one in known)
         )
 
     def shares(self, node: str, name: str) -> bool:

@@ -16,7 +16,9 @@ from shared.entries import level_of, stricter, unsound
 from shared.journal import Journal
 from shared.peers import Heard, Peer
 from shared.sync import (
+    DETAIL_CHARS_MAX,
     NAMES_MAX,
+    PUSH_ENTRIES_MAX,
     RECEIVE,
     UNDECIDED,
     Ack,
@@ -31,6 +33,7 @@ from shared.sync import (
     Setting,
     SyncMessage,
     Walk,
+    is_name,
     reported_name,
     setting_of,
 )
@@ -104,6 +107,8 @@ class Inbox:
     def _push(self, node: str, peer: Peer, push: Push, unix_ms: int) -> list[Effect]:
         effects: list[Effect] = []
         refused: list[Refusal] = []
+        if len(push.entries) > PUSH_ENTRIES_MAX:
+            return [Ignore(f"{node} pushes {len(push.entries)} entries at once")]
         fresh = push.number == 0 or peer.heard.is_new(peer.heard.life, push.number)
         for entry in push.entries:
             problem = self._problem(node, entry, unix_ms)
@@ -121,7 +126,7 @@ class Inbox:
         return effects
 
     def _problem(self, node: str, entry: Entry, unix_ms: int) -> Refusal | None:
-        name = entry.name[:200]
+        name = entry.name if is_name(entry.name) else ""
         wrong = unsound(entry)
         if wrong:
             return Refusal(name, "unsound", wrong)
@@ -155,7 +160,9 @@ class Inbox:
         tag = self.fleet.sharing.get(entry.name, Sharing(())).tag
         decision = self.fleet.gate.allowed(CLOUD_ORIGIN, entry.name, tag, RECEIVE)
         effects.append(Decided(CLOUD_ORIGIN, entry.name, RECEIVE, decision))
-        return None if decision.allowed else Refusal(entry.name, "residency", decision.reason)
+        return (
+            None if decision.allowed else Refusal(entry.name, "residency", decision.reason[:DETAIL_CHARS_MAX])
+        )
 
     def _merge(self, node: str, entry: Entry, unix_ms: int) -> list[Effect]:
         for write in entry.writes:

@@ -40,6 +40,7 @@ from shared.sync import (
     Status,
     SyncStrategy,
     is_key,
+    is_name,
     setting_of,
 )
 from shared.versions import (
@@ -404,7 +405,8 @@ class Writer:
         return () if name in self.fleet.sharing else self.fleet.sharing_of_new(node, name).targets
 
     def _result(self, node: str, call: Call, outcome: Outcome) -> Effect:
-        return self.fleet.say(node, Result(call.sequence, outcome, call.name, self.fleet.tag_of(call.name)))
+        name = call.name if is_name(call.name) else ""
+        return self.fleet.say(node, Result(call.sequence, outcome, name, self.fleet.tag_of(name)))
 
 
 def _because(task: SyncTask, code: str, detail: str) -> SyncTask:

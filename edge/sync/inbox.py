@@ -7,7 +7,9 @@ from edge.sync.events import Changed
 from shared.core import Effect, Ignore
 from shared.entries import level_of, unsound
 from shared.sync import (
+    DETAIL_CHARS_MAX,
     NAMES_MAX,
+    PUSH_ENTRIES_MAX,
     RECEIVE,
     UNDECIDED,
     Ack,
@@ -20,6 +22,8 @@ from shared.sync import (
     Refusal,
     Result,
     Walk,
+    fitting,
+    is_name,
     setting_of,
 )
 from shared.versions import CLOUD_ORIGIN, Entry, merged
@@ -59,6 +63,8 @@ class Inbox:
     def _push(self, push: Push) -> list[Effect]:
         core, effects = self.core, list[Effect]()
         refused: list[Refusal] = []
+        if len(push.entries) > PUSH_ENTRIES_MAX:
+            return [Ignore(f"{len(push.entries)} entries at once")]
         if any(self._undecided(entry, push) for entry in push.entries):
             return self._not_yet(push)
         fresh = push.number == 0 or core.peer.heard.is_new(core.term, push.number)
@@ -79,7 +85,7 @@ class Inbox:
         """Nobody has told us yet what may be here: the cloud is to send it again."""
         if not push.number:
             return [Ignore("a WEAK value before the policy was told")]
-        refused = tuple(Refusal(entry.name[:200], UNDECIDED) for entry in push.entries)
+        refused = tuple(Refusal(_called(entry), UNDECIDED) for entry in push.entries)
         return [self.core.say(Ack(push.number, refused, stamp=self.core.clock.latest))]
 
     def _undecided(self, entry: Entry, push: Push) -> bool:
@@ -91,9 +97,11 @@ class Inbox:
         wrong = unsound(entry)
         setting = setting_of(entry.name)
         if wrong or (setting is not None and setting[1] != self.core.node):
-            return Refusal(entry.name[:200], "unsound", wrong or "the configuration of another node")
+            return Refusal(_called(entry), "unsound", wrong or "the configuration of another node")
         decision = self.core.gate.allowed(self.core.node, entry.name, tag, RECEIVE)
-        return None if decision.allowed else Refusal(entry.name, "residency", decision.reason)
+        return (
+            None if decision.allowed else Refusal(entry.name, "residency", decision.reason[:DETAIL_CHARS_MAX])
+        )
 
     def _merge(self, entry: Entry) -> None:
         core = self.core
@@ -118,7 +126,7 @@ class Inbox:
     def _offer(self, offer: Offer) -> list[Effect]:
         core = self.core
         if not offer.number:  # WEAK: nobody waits for an answer
-            return [core.say(Pull(tuple(one.name for one in offer.entries[:NAMES_MAX])), qos=0)]
+            return [core.say(Pull(fitting(one.name for one in offer.entries)), qos=0)]
         return [core.say(core.peer.consider(offer, core.clock.latest))]
 
     def _acknowledged(self, ack: Ack, unix_ms: int, now: float) -> list[Effect]:
@@ -157,6 +165,11 @@ class Inbox:
     def _pull(self, pull: Pull, now: float) -> list[Effect]:
         self.core.peer.repair(pull.names[:NAMES_MAX], now)
         return []
+
+
+def _called(entry: Entry) -> str:
+    """Its name, where it is one."""
+    return entry.name if is_name(entry.name) else ""
 
 
 def _is_newer(entry: Entry, before: Entry) -> bool:

@@ -11,7 +11,7 @@ from cloud.sync.core import Sync
 from cloud.sync.events import Asked, MessageHeard, ReportedHeard, Restored, Save, Saved
 from edge.sync import events as edge
 from edge.sync.core import DeviceSync
-from shared.core import LinkUp, Tick
+from shared.core import LinkUp, Publish, Tick
 from shared.errors import RemoteError
 from shared.sync import (
     Ack,
@@ -57,6 +57,8 @@ names = st.one_of(
         ]
     ),
     st.text(max_size=5),
+    st.integers(0, 9).map(lambda number: "x" * 199 + str(number)),
+    st.just("\N{FIRE}" * 10_000),
 )
 origins = st.sampled_from(["n1", "n2", "@", "", "Not A Node"])
 values = st.one_of(
@@ -195,6 +197,13 @@ def test_the_cloud_lives_through_anything_for_long(sent):
     cloud_lives_through(sent)
 
 
+def fits(effect: object) -> bool:
+    """What a service would refuse to publish, and stop."""
+    if not isinstance(effect, Publish):
+        return True
+    return len(encode(effect.message)) <= effect.to.topic.bytes_max
+
+
 def cloud_lives_through(sent: list[Any]) -> None:
     core = Sync(5, lambda: 0.5)
     secret = written(Entry("secret"), ("n2", 1, 1), NOW_MS << 16, fields_in("s3cr3t"))
@@ -207,6 +216,7 @@ def cloud_lives_through(sent: list[Any]) -> None:
             effects = core.step(answer, now + 0.5) if saving else effects
             told += effects
         core.check()
+    assert all(map(fits, told))
     applications = any(isinstance(one, SyncAsk) and one.key == "secret" for one in sent)  # they may
     assert applications or value_of(core.journal.read("secret")) == "s3cr3t"
     assert applications or core.fleet.sharing["secret"].targets == ("n2",)
@@ -224,8 +234,43 @@ def test_a_device_lives_through_anything(sent):
             event = edge.MessageHeard(event, NOW_MS)
         effects = [] if event is None else core.step(event, float(now))
         if any(isinstance(one, edge.Save) for one in effects):
-            core.step(edge.Saved(), now + 0.5)
-        core.step(Tick(), now + 0.6)
+            assert all(map(fits, core.step(edge.Saved(), now + 0.5)))
+        assert all(map(fits, effects))
+        assert all(map(fits, core.step(Tick(), now + 0.6)))
         core.check()
         for name in core.journal.replica.entries:
             core.read(name)
+
+
+def test_the_largest_answers_fit_their_messages() -> None:
+    """Hundreds of keys with the longest names: all refused, all offered, all differing, all pulled."""
+    long = [f"{number:03d}" + "x" * 197 for number in range(600)]
+    lies = tuple(written(Entry(name), ("n2", 1, 1), NOW_MS << 16, fields_in(1)) for name in long[:256])
+    truths = [written(Entry(name), ("n1", 1, 1), NOW_MS << 16, fields_in(1)) for name in long]
+    branch = Branch("", tuple(bytes([digit]) * 8 for digit in range(16)))
+    leaf = Leaf("", {f"{number:03d}" + "y" * 197: b"print" for number in range(400)})
+    offered = tuple(Offered(name, b"new", 9) for name in leaf.prints)
+    parts: list[Part] = [
+        Push(1, lies),
+        *(Push(2 + at, tuple(truths[at * 100 : at * 100 + 100])) for at in range(6)),
+        Walk((branch, *(Branch(f"{digit:x}", branch.children) for digit in range(16)))),
+        Walk((), (leaf,)),
+        Offer(9, offered),
+        Pull(tuple(long[:512])),
+        Digest({}, b"", 0),
+        Push(10, lies * 3),
+    ]
+    told = []
+    core = Sync(5, lambda: 0.5)
+    events = [Tick(), Restored(), LinkUp(False)]
+    for now, event in enumerate(
+        [*events, *(MessageHeard("n1", SyncMessage(life=1, part=one), NOW_MS) for one in parts)]
+    ):
+        effects = core.step(event, float(now))  # type: ignore[arg-type]
+        if any(isinstance(one, Save) for one in effects):
+            effects += core.step(Saved(), now + 0.5)
+        told += effects
+        core.check()
+    assert len(core.fleet.sharing) == 600
+    assert all(map(fits, told))
+    assert max(len(encode(one.message)) for one in told if isinstance(one, Publish)) > 1_000
