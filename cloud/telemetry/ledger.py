@@ -18,6 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import msgspec
 from msgspec.structs import replace
 
+from cloud.telemetry.joining import joined
 from cloud.telemetry.store import (
     AHEAD_MAX,
     BatchItem,
@@ -59,7 +60,7 @@ def settle(positions: Mapping[StreamKey, Position], items: Sequence[Item]) -> Ou
             refused += 1
         else:
             chunks += found
-    return Outcome(tuple(changed[key] for key in sorted(changed)), tuple(chunks), tuple(letters), refused)
+    return Outcome(tuple(changed[key] for key in sorted(changed)), joined(chunks), tuple(letters), refused)
 
 
 def missing(position: Position) -> Ranges:

@@ -75,9 +75,13 @@ def test_a_killed_postgres_takes_no_acknowledged_write_with_it(cluster):
         number = int(position.key.node[1:])
         # One more may be there: its commit happened and nobody lived to say so.
         assert position.stored - acknowledged[number] in (0, 1)
-        held = [one.first for one in store.telemetry.chunks(position.key.node, "s", 0.0, 1e9, limit=10**6)]
-        assert held == list(range(position.stored))
+        assert held(store, position.key.node) == list(range(position.stored))
     store.close()
+
+
+def held(store: Store, node: str) -> list[int]:
+    chunks = store.telemetry.chunks(node, "s", 0.0, 1e9, limit=10**6)
+    return [number for chunk in chunks for number in range(chunk.first, chunk.end)]
 
 
 def wait_until(holds: Callable[[], bool]) -> None:
@@ -138,8 +142,7 @@ async def durable(device: Device, until: int) -> None:
 def agrees(store: Store, device: Device) -> None:
     """What the device was told is there, once; a little more may be."""
     position = store.telemetry.ledger()[0]
-    held = [one.first for one in store.telemetry.chunks("n1", "s", 0.0, 1e9, limit=10**6)]
-    assert held == list(range(position.stored))
+    assert held(store, "n1") == list(range(position.stored))
     assert device.durable <= position.settled == position.stored <= device.made
 
 
