@@ -158,6 +158,17 @@ def test_items_that_look_at_each_other_are_refused(model, items):
         compile_model(model, (torch.rand(items, 2, 4),), name="m")
 
 
+def test_an_argmax_between_equals_is_no_dependence():
+    """Whichever of two equal classes an item gets, alone or beside another one, is a matter of rounding."""
+
+    class Pixels(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            chosen = x.round().argmax(1)
+            return torch.where((torch.arange(12) == 3) & (len(x) == 2), 1 - chosen, chosen)
+
+    compile_model(Pixels(), (torch.rand(1, 2, 12),), name="m")
+
+
 def test_examples_may_be_one_tensor_or_of_numpy():
     x = np.arange(6, dtype=np.float32).reshape(2, 3)
     for examples in (torch.from_numpy(x), x, [x]):
