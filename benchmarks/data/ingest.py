@@ -1,9 +1,10 @@
 """Ingest to the durable store, against the same client that only decodes.
 
-A process sends a burst of 200-byte batches of 50 devices through Mosquitto as fast as it is taken. Another
-takes it: decodes and does nothing else, or is the cloud's own ingest worker, whose work is done when every
+A process sends a burst of 200-byte batches through Mosquitto as fast as they are taken. Another takes them:
+decodes and does nothing else, or is the cloud's own ingest worker, whose work is done when every
 sample is committed and every acknowledgement has been taken by the broker. Rounds of all alternate, each of
-new boots and all on stores that grow, and the median over rounds counts.
+new boots and all on stores that grow, and the median over rounds counts. Of 50 devices a transaction holds
+many batches that follow each other and become one row, of 1,000 it holds one of each.
 
 ``python -m benchmarks.data.ingest --profile sqlite`` shows where a round's time goes.
 """
@@ -19,7 +20,8 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
-from itertools import count
+from functools import partial
+from itertools import count, product
 from pathlib import Path
 from statistics import median
 
@@ -40,7 +42,7 @@ from shared.wire import decode, encode
 from tests.support.mosquitto import Mosquitto
 from tests.support.postgres import Postgres
 
-DEVICES, SAMPLES = 50, 3
+FEW, MANY, SAMPLES = 50, 1000, 3
 BURST, ROUNDS = 20_000, 7
 WINDOW = 500  # messages of the sender under way to the broker
 SETTLE_S = 0.3
@@ -67,17 +69,17 @@ def message(epoch: int, number: int) -> bytes:
     return encode(TelemetryBatch(epoch=epoch, first=number * SAMPLES, samples=samples))
 
 
-def burst(epoch: int, messages: int) -> Iterator[tuple[str, bytes]]:
+def burst(epoch: int, messages: int, devices: int) -> Iterator[tuple[str, bytes]]:
     """Topic and payload: the devices take turns."""
     for number in range(messages):
-        topic = TELEMETRY.at(node=f"bench-{number % DEVICES:02d}", stream="machine").name
-        yield f"{ROOT}/{topic}", message(epoch, number // DEVICES)
+        topic = TELEMETRY.at(node=f"bench-{number % devices:03d}", stream="machine").name
+        yield f"{ROOT}/{topic}", message(epoch, number // devices)
 
 
-async def send(port: int, epoch: int, messages: int) -> None:
+async def send(port: int, epoch: int, messages: int, devices: int) -> None:
     """The whole burst, at QoS 1."""
     sender, done = await raw(port, "sender"), asyncio.get_running_loop().create_future()
-    waiting, left = burst(epoch, messages), messages
+    waiting, left = burst(epoch, messages, devices), messages
 
     def more() -> None:
         nonlocal left
@@ -101,10 +103,10 @@ class Sender:
         command = [sys.executable, "-m", "benchmarks.data.ingest", "--send", str(port)]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, text=True)
 
-    def burst(self, epoch: int, messages: int) -> None:
+    def burst(self, epoch: int, messages: int, devices: int) -> None:
         """Begin; returns at once."""
         assert self._process.stdin is not None
-        self._process.stdin.write(f"{epoch} {messages}\n")
+        self._process.stdin.write(f"{epoch} {messages} {devices}\n")
         self._process.stdin.flush()
 
     def stop(self) -> None:
@@ -148,20 +150,20 @@ async def decoded(port: int, sender: Sender, messages: int) -> Taken:
         subscription = bus.subscribe([TELEMETRY.filter], deliver)
         await asyncio.sleep(SETTLE_S)
         with stopwatch(taken):
-            sender.burst(next(_epochs), messages)
+            sender.burst(next(_epochs), messages, FEW)
             await done.wait()
         subscription.close()
     return taken[0]
 
 
-async def ingested(port: int, sender: Sender, messages: int, store: Store) -> Taken:
+async def ingested(port: int, sender: Sender, messages: int, store: Store, devices: int) -> Taken:
     """The cloud's worker: every sample committed, every acknowledgement taken by the broker."""
     taken, epoch, core = list[Taken](), next(_epochs), Ingest()
     async with connected(port, "ingests") as bus:
         serving = asyncio.create_task(IngestWorker(core, bus, store.telemetry).run())
         await asyncio.sleep(SETTLE_S)
         with stopwatch(taken):
-            sender.burst(epoch, messages)
+            sender.burst(epoch, messages, devices)
             while core.counts["samples"] < messages * SAMPLES:  # noqa: ASYNC110
                 await asyncio.sleep(0.001)
             await bus.drained()
@@ -204,9 +206,11 @@ def measure(share: float) -> Found:
             with stores(folder) as opened, asyncio.Runner(loop_factory=fast_loop()) as runner:
                 ways: dict[str, Callable[[], Awaitable[Taken]]] = {
                     "decodes": lambda: decoded(broker.port, sender, messages),
-                    "sqlite": lambda: ingested(broker.port, sender, messages, opened["sqlite"]),
-                    "postgresql": lambda: ingested(broker.port, sender, messages, opened["postgresql"]),
                 }
+                for store, devices in product(_STORES, (FEW, MANY)):
+                    ways[_name(store, devices)] = partial(
+                        ingested, broker.port, sender, messages, opened[store], devices
+                    )
                 taken: dict[str, list[Taken]] = {name: [] for name in ways}
                 for number in range(rounds):
                     for name, way in ways.items():
@@ -234,6 +238,10 @@ def _figures(taken: list[Taken], bare: list[Taken], messages: int) -> Found:
     }
 
 
+def _name(store: str, devices: int) -> str:
+    return store if devices == FEW else f"{store}_{devices}"
+
+
 def tables(found: Found) -> Iterable[Table]:
     title = (
         f"ingest, {found['messages']:,} messages of {found['message_bytes']} bytes, {found['rounds']} rounds"
@@ -242,7 +250,10 @@ def tables(found: Found) -> Iterable[Table]:
     table.add_column("one process that")
     for heading in ("messages/s", "against decoding", "its CPU, us a message"):
         table.add_column(heading, justify="right")
-    names = {"decodes": "only decodes", **{name: f"commits to {name}" for name in _STORES}}
+    names = {"decodes": "only decodes"} | {
+        _name(store, devices): f"commits to {store}, {devices:,} devices"
+        for store, devices in product(_STORES, (FEW, MANY))
+    }
     for name, shown in names.items():
         one = found[name]
         table.add_row(shown, f"{one['per_s']:,.0f}", f"{one['ratio']:.2f}", f"{one['cpu_us']:.1f}")
@@ -255,12 +266,13 @@ PARTS = (
         measure,
         tables,
         """\
-A process sends a burst of batches (three samples, 200 bytes) of 50 devices through Mosquitto, as fast as
+A process sends a burst of batches (three samples, 222 bytes) through Mosquitto, as fast as
 it is taken; another process receives it at QoS 1. "Only decodes" is the same bus that decodes each message
 and counts. The others are the cloud's ingest worker, from the start of the burst until every sample is
 committed (`synchronous = FULL`, `synchronous_commit = on`, a real disk) and the broker has taken every
 acknowledgement; then the ledger is checked. Rounds alternate; medians. Sender, broker and PostgreSQL's
-backend share the cores with it.""",
+backend share the cores with it. Of 50 devices a transaction holds many batches that follow each other and
+become one row; of 1,000 it holds one of each, and each is a row.""",
     ),
 )
 
@@ -273,7 +285,7 @@ def profiled(name: str) -> None:
         sender = Sender(broker.port)
         with stores(Path(folder)) as opened, asyncio.Runner(loop_factory=fast_loop()) as runner:
             profile.enable()
-            runner.run(ingested(broker.port, sender, BURST, opened[name]))
+            runner.run(ingested(broker.port, sender, BURST, opened[name], FEW))
             profile.disable()
         sender.stop()
         broker.stop()
