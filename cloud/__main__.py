@@ -176,9 +176,9 @@ class Cloud:
             Operator({**readers.table(), **residency_table(self.residency)}, readers.epoch_of), self.bus
         )
         self.catalog = catalog_service(catalog, guarded, blobs, store, key, self._model_added)
-        self.ingest = IngestWorker(
-            Ingest(), self.bus, store.telemetry, group=group_of(config, store.telemetry)
-        )
+        ingest = Ingest()
+        readers.counters["ingest"] = ingest.counts
+        self.ingest = IngestWorker(ingest, self.bus, store.telemetry, group=group_of(config, store.telemetry))
         self.retention = retention_service(Retention(policy_of(config.retention)), self.bus, store.telemetry)
         self.history = history_service(History(), self.bus, store.telemetry)
         self.bus.watch_link(lambda link: self._announce(online=True) if link.up else None)

@@ -29,7 +29,10 @@ _REACHABLE = (NodeStatus.IDLE, NodeStatus.BUSY, NodeStatus.ERROR, NodeStatus.UNK
 
 
 class Readers:
-    """Everything that :class:`cloud.operator.core.Operator` answers from. ``unix_s``: the wall clock."""
+    """Everything that :class:`cloud.operator.core.Operator` answers from. ``unix_s``: the wall clock.
+
+    ``counters``: of further capabilities, by name; the status shows them.
+    """
 
     def __init__(
         self,
@@ -43,6 +46,7 @@ class Readers:
         version: str,
         unix_s: Callable[[], float],
     ) -> None:
+        self.counters: dict[str, Mapping[str, int]] = {}
         self._learning = learning
         self._fleet, self._term, self._version, self._unix_s = fleet, term, version, unix_s
         self._registry, self._balancer, self._catalog, self._rollout = registry, balancer, catalog, rollout
@@ -118,6 +122,7 @@ class Readers:
             "at_unix_s": self._unix_s(),
             "nodes": len(self._registry),
             "requests": {**self._balancer.counts, "waiting": self._balancer.waiting},
+            **{name: dict(counts) for name, counts in self.counters.items()},
         }
 
 

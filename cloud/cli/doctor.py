@@ -35,6 +35,7 @@ CLOCK_S_MAX = 2.0
 DISK_RATIO_MAX = 0.9
 DISK_FREE_BYTES_MIN = 1 << 30
 NODES_PINGED_MAX = 50
+INGEST_TROUBLES = ("failures", "no room", "refused", "given up")
 LATE_S = 120.0  # telemetry of which nothing more was heard for so long
 _SERVING = ("idle", "busy", "error")
 
@@ -130,8 +131,22 @@ async def _fleet(client: "Fleet") -> AsyncIterator[Finding]:
     yield _clock("cloud", float(status["at_unix_s"]), started, round_trip_s)
     async for finding in _nodes(client):
         yield finding
+    yield _ingest(status.get("ingest", {}))
     yield await _ledger(client)
     yield await _letters(client)
+
+
+def _ingest(counts: "dict[str, int]") -> Finding:
+    """The worker in the cloud process, since its start."""
+    detail = f"{counts.get('samples', 0)} samples in {counts.get('transactions', 0)} transactions"
+    troubles = {name: counts[name] for name in INGEST_TROUBLES if counts.get(name)}
+    if not troubles:
+        return Finding(check="ingest", ok=True, detail=detail)
+    detail += "".join(f"; {name}: {count}" for name, count in troubles.items())
+    advice = (
+        "the store was too slow or refused: look at the cloud's log and its disk; 'shoal ingest' helps out"
+    )
+    return Finding(check="ingest", ok=False, detail=detail, advice=advice)
 
 
 async def _ledger(client: "Fleet") -> Finding:
