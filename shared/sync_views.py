@@ -39,13 +39,15 @@ class ReplicaView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SyncTaskView(msgspec.Struct, frozen=True, kw_only=True):
-    """One write on its way. ``lag``: targets that do not have it yet; ``attempts``: the most of any."""
+    """One write on its way. ``payload``: the key, or an artifact's digest; ``lag``: targets that do not
+    have it yet; ``attempts``: the most of any."""
 
     task_id: str
     kind: str
     sync_type: str
     level: str
     key: str
+    payload: str
     source: str
     targets: tuple[str, ...]
     status: str

@@ -91,6 +91,11 @@ class SyncTask(msgspec.Struct, frozen=True, kw_only=True):
     detail: str = ""
 
     @property
+    def payload(self) -> str:
+        """What it moves: a key, whose newest value it is, or an artifact's digest."""
+        return self.digest or self.key
+
+    @property
     def is_open(self) -> bool:
         """Whether targets may still come to have it."""
         return bool(NEXT[self.status])

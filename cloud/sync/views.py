@@ -59,6 +59,7 @@ def task_view(task: SyncTask, fleet: Fleet, unix_ms: int) -> SyncTaskView:
         sync_type=task.sync_type.value,
         level=task.level.value,
         key=task.key,
+        payload=task.payload,
         source=task.source,
         targets=task.targets,
         status=task.status.value,
