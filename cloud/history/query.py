@@ -44,8 +44,9 @@ def single(
     for chunk in chunks:
         if len(found) > limit:
             found.sort(key=_time)
-            del found[_cut(found, limit) + 1 :]  # one beyond the end says that there is more
-            if len(found) > limit and chunk.at_min_unix_s > found[-1].at_unix_s:
+            cut = _cut(found, limit)
+            del found[cut + 1 :]  # one beyond the end says that there is more
+            if len(found) > cut and chunk.at_min_unix_s > found[-1].at_unix_s:
                 break
         found += (one for one in _samples.decode(chunk.samples) if since_unix_s <= _time(one) < until_unix_s)
     found.sort(key=_time)

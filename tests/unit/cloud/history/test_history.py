@@ -6,7 +6,7 @@ from math import floor
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from broker.memory import MemoryBroker, MemoryBus
@@ -54,6 +54,7 @@ def filled(batches) -> tuple[MemoryTelemetry, list[tuple[float, float]]]:
 
 
 @settings(deadline=None)
+@example([[(1.0, 0.0)], [(0.0, 0.0), (0.0, 0.0)]], 0, 2, 1)
 @given(BATCHES, st.integers(0, 60), st.integers(0, 60), st.integers(1, 20))
 def test_single_samples_are_all_found_page_by_page(batches, since, until, limit):
     store, everything = filled(batches)
