@@ -1,7 +1,7 @@
 """Telemetry in the database. See :class:`cloud.telemetry.store.TelemetryStore` for what is promised.
 
     telemetry_positions   one row per stream of one boot: what is settled, the ledger's counts, what is held
-    telemetry_chunks      one row per batch: its samples packed as they came, found by time
+    telemetry_chunks      one row per batch, or for some that follow each other: packed samples, found by time
     telemetry_letters     one row per message that could not be taken
 
 One row per batch and not per sample: a row costs 5 microseconds and a few dozen bytes beside its content, so
