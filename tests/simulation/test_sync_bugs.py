@@ -3,7 +3,8 @@
 import pytest
 
 from tests.support.sync_bugs import BUGS
-from tests.support.sync_faults import FaultyWorld, Violation
+from tests.support.sync_faults import FaultyWorld
+from tests.support.sync_victims import Violation
 
 SCHEDULES_MAX = 60
 

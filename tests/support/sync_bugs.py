@@ -21,7 +21,7 @@ from shared.sync import ConsistencyLevel, Result, Status, SyncMessage
 from shared.topics import APP_REPLY
 from shared.versions import Entry, HybridClock
 from simulation.faults import Fault
-from tests.support.sync_faults import Parts
+from tests.support.sync_victims import Parts
 from tests.support.syncing import CloudDisk
 
 # Too early ------------------------------------------------------------------------------------------

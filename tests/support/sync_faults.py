@@ -14,16 +14,12 @@ jump by an hour, and a second cloud takes over while the first one still speaks.
 import re
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass
-from math import inf
 from random import Random
 from typing import Any
 
 import msgspec
 
 from cloud.sync import events as cloud_events
-from cloud.sync.core import Sync
-from edge.sync.core import DeviceSync
 from shared.messages import Message, Reply, ReplyStatus
 from shared.sync import (
     ConsistencyLevel,
@@ -48,6 +44,7 @@ from tests.support.linearizability import (
     Value,
     linearizable,
 )
+from tests.support.sync_victims import Asked, Device, Parts, Server, Told, Violation, Watched
 from tests.support.syncing import CloudDisk, CloudSite, DeviceSite, World
 
 STRONG, EVENTUAL = ConsistencyLevel.STRONG, ConsistencyLevel.EVENTUAL
@@ -59,132 +56,6 @@ TICK_S = 0.5
 ACTS_PER_S = 6.0
 USUAL = {"loss": 0.03, "repetition": 0.05, "delay_s": (0.001, 0.3)}
 _REVISION = re.compile(r"revision (\d+)")
-
-
-class Violation(AssertionError):
-    """A promise that was not kept."""
-
-
-@dataclass(frozen=True)
-class Parts:
-    """What the world is built of; a mistake is put in here."""
-
-    cloud: Callable[..., Sync] = Sync
-    device: Callable[..., DeviceSync] = DeviceSync
-    disk: Callable[[], CloudDisk] = CloudDisk
-
-
-@dataclass
-class Asked:
-    """One operation of the history, until its end is known."""
-
-    key: str
-    what: Put | Get
-    call: float
-    by: str
-    required: Required = Required.ALL
-    end: float = inf
-    result: Any = None
-    gone: bool = False  # it certainly did not happen
-    again: dict[str, Any] | None = None  # how to ask the same operation once more
-
-    def finish(self, now: float, result: Any) -> None:
-        if self.result is None and not self.gone:
-            self.end, self.result = now, result
-
-
-class Watched(Network):
-    """Shows each message before it is sent."""
-
-    watch: Callable[[Address[Any], Message], None] = staticmethod(lambda to, message: None)
-
-    def publish(self, to: Address[Any], message: Message) -> None:
-        self.watch(to, message)
-        super().publish(to, message)
-
-
-class _Told(dict[Any, Any]):
-    """A mapping that tells of each new entry."""
-
-    def __init__(self, tell: Callable[[Any, Any], None]) -> None:
-        self._tell = tell
-
-    def setdefault(self, key: Any, value: Any = None) -> Any:
-        if key not in self:
-            self[key] = value
-        return self[key]
-
-    def __setitem__(self, key: Any, value: Any) -> None:
-        super().__setitem__(key, value)
-        self._tell(key, value)
-
-
-@dataclass
-class _Server:
-    """The cloud that serves now, as a victim."""
-
-    world: "FaultyWorld"
-
-    @property
-    def skew_ms(self) -> int:
-        return self.world.cloud.skew_ms
-
-    @skew_ms.setter
-    def skew_ms(self, value: int) -> None:
-        self.world.cloud.skew_ms = value
-
-    def cut(self) -> None:
-        _cut(self.world.cloud)
-
-    def mend(self) -> None:
-        _mend(self.world.cloud)
-
-    def crash(self) -> None:
-        self.world.cloud.crash()
-
-    def revive(self) -> None:
-        if not self.world.cloud.up:
-            self.world.cloud.boot(self.world.parts.cloud)
-
-
-@dataclass
-class _Device:
-    """One device, as a victim."""
-
-    world: "FaultyWorld"
-    site: DeviceSite
-
-    @property
-    def skew_ms(self) -> int:
-        return self.site.skew_ms
-
-    @skew_ms.setter
-    def skew_ms(self, value: int) -> None:
-        self.site.skew_ms = value
-
-    def cut(self) -> None:
-        _cut(self.site)
-
-    def mend(self) -> None:
-        _mend(self.site)
-
-    def crash(self) -> None:
-        self.site.crash()
-
-    def revive(self) -> None:
-        if not self.site.up:
-            self.world.forget_answers(self.site)
-            self.site.boot(make=self.world.parts.device)
-
-
-def _cut(site: CloudSite | DeviceSite) -> None:
-    if site.member is not None and site.member.up:
-        site.member.disconnect()
-
-
-def _mend(site: CloudSite | DeviceSite) -> None:
-    if site.member is not None and not site.member.up:
-        site.member.connect()
 
 
 class FaultyWorld(World):
@@ -203,15 +74,15 @@ class FaultyWorld(World):
         self.waiting: dict[tuple[str, int], Callable[[Outcome], None]] = {}
         self.stamps: dict[str, dict[Mark, int]] = defaultdict(dict)
         self.numbers = 0
-        self.replies = _Told(self._replied)
+        self.replies = Told(self._replied)
         net = self.net = Watched(self.clock, **USUAL)
         net.watch = self._about_to_say  # type: ignore[method-assign]
         self._rebuild(net)
         self.nemesis = Nemesis(
             self.clock,
             net,
-            _Server(self),
-            [_Device(self, site) for site in self.devices.values()],
+            Server(self),
+            [Device(self, site) for site in self.devices.values()],
             self._usurp,
         )
         self.moments = schedule(seed, STORY_S, faults)
@@ -226,7 +97,7 @@ class FaultyWorld(World):
         app.connect()
         self.cloud = CloudSite(self, self._observed(self.parts.disk()))
         for site in self.devices.values():
-            site.answers = _Told(self._answered_at(site.name))
+            site.answers = Told(self._answered_at(site.name))
 
     def _tick(self) -> None:
         for zombie in self.zombies:
