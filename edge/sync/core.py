@@ -21,8 +21,6 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-import msgspec
-
 from edge.sync.calls import Calls
 from edge.sync.events import (
     Answer,
@@ -38,19 +36,17 @@ from edge.sync.events import (
     Saved,
 )
 from edge.sync.inbox import Inbox
+from edge.sync.writer import KEYS_MAX, Writer
 from shared.core import Effect, Failed, Ignore, LinkDown, LinkUp, Publish, Tick
-from shared.entries import level_of, strategy_of, traits_of
+from shared.entries import level_of, strategy_of
 from shared.errors import InvalidTransition
 from shared.journal import Journal
 from shared.lanes import Lane, LaneLimits
 from shared.peers import Peer
 from shared.sync import (
-    ENTRY_BYTES_MAX,
     PUBLISH,
     UNDECIDED,
-    VALUE_BYTES_MAX,
     Ack,
-    Call,
     ConsistencyLevel,
     Gate,
     OpenGate,
@@ -62,7 +58,6 @@ from shared.sync import (
     Status,
     SyncMessage,
     SyncStrategy,
-    is_key,
     setting_of,
 )
 from shared.topics import REPORTED_KEY, SYNC_UP
@@ -71,23 +66,15 @@ from shared.versions import (
     REPORTED_PREFIX,
     Entry,
     HybridClock,
-    fields_in,
-    fields_of,
-    packed_entry,
     stamp_unix_ms,
-    written,
 )
 
-KEYS_MAX = 10_000
-BYTES_MAX = 64 << 20
 WEAK_MAX = 1000
-WAITING_MAX = 10_000
 LINGER_S = 0.1
 COMPARE_S = 30.0
 PURGE_S = 60.0
 TOMBSTONE_S = 7 * 24 * 3600.0
 PRIORITY = 5
-RESTAMPS_MAX = 3
 
 
 class Phase(StrEnum):
@@ -139,11 +126,13 @@ class DeviceSync:
     purge_at: float = 0.0
     peer: Peer = field(init=False)
     inbox: Inbox = field(init=False)
+    writer: Writer = field(init=False)
 
     def __post_init__(self) -> None:
         lane = Lane(self.chance, LaneLimits(items_max=KEYS_MAX))
         self.peer = Peer(self.journal.replica, lane, set(), self.epoch, REPORTED_PREFIX)
         self.inbox = Inbox(self)
+        self.writer = Writer(self)
 
     def step(self, event: Event, now: float) -> list[Effect]:
         """See :class:`shared.core.Core`."""
@@ -151,6 +140,11 @@ class DeviceSync:
         if self.phase is Phase.READY and self.journal.next:
             effects.append(self._save())
         return effects + self._pump(now)
+
+    @property
+    def is_restored(self) -> bool:
+        """Whether the replica has been read from the disk."""
+        return self.phase is not Phase.NEW
 
     # Reads --------------------------------------------------------------------------------------------
 
@@ -237,70 +231,10 @@ class DeviceSync:
     # Programs on this device --------------------------------------------------------------------------
 
     def _put(self, event: PutAsked, now: float) -> list[Effect]:
-        code, detail = self._refusal(event)
-        if code:
-            return [Answer(event.ref, Outcome(status=Status.REFUSED, code=code, detail=detail))]
-        before = self.weak.get(event.name) or self.journal.read(event.name)
-        level = event.level or level_of(before)
-        if level is ConsistencyLevel.STRONG:
-            return self._call(event, now)
-        if level is ConsistencyLevel.WEAK:
-            return self._put_weak(event)
-        return self._put_here(event, before)
+        return self.writer.put(event, now)
 
-    def _refusal(self, event: PutAsked) -> tuple[str, str]:
-        """Why a write is not done at all."""
-        setting = setting_of(event.name)
-        if not (is_key(event.name) or (setting is not None and setting[1] == self.node)):
-            return (
-                "bad-key",
-                f"{event.name[:80]!r} is not a key: a-z, 0-9 and . _ / -, not beginning reserved",
-            )
-        known = self.weak.get(event.name) or self.journal.newest(event.name)
-        if known is not None and event.level not in (None, level_of(known)):
-            return "level", f"the key is {level_of(known)}; a key keeps the level that it was made with"
-        size = sum(map(len, event.fields.values()))
-        if size > VALUE_BYTES_MAX:
-            return "too-large", f"{size} bytes; the limit is {VALUE_BYTES_MAX}"
-        replica = self.journal.replica
-        full = len(replica.entries) >= KEYS_MAX or replica.size_bytes + size > BYTES_MAX
-        if (full and known is None) or len(self.journal.next.then) >= WAITING_MAX:
-            return "no-room", f"{len(replica.entries)} keys, {replica.size_bytes} bytes; erase some"
-        return ("starting", "the replica is still being read") if self.phase is Phase.NEW else ("", "")
-
-    def _put_here(self, event: PutAsked, before: Entry) -> list[Effect]:
-        stamp = self.clock.tick(event.unix_ms - self.ahead_ms)
-        self.sequence += 1
-        after = written(before, (self.node, self.epoch, self.sequence), stamp, event.fields)
-        strategy = event.strategy or strategy_of(before)
-        if not before.traits[1]:
-            traits = traits_of(ConsistencyLevel.EVENTUAL, strategy, 0)  # whatever the cloud says counts more
-            after = msgspec.structs.replace(after, traits=traits)
-        if len(packed_entry(after)) > ENTRY_BYTES_MAX:
-            detail = "the value with its conflicts is over the limit; erase the key first"
-            return [Answer(event.ref, Outcome(status=Status.REFUSED, code="too-large", detail=detail))]
-        if after is not before:
-            self._dirtied(after)
-        self.journal.then(Answer(event.ref, Outcome(status=Status.OK)))
-        return []
-
-    def _dirtied(self, entry: Entry) -> None:
-        self.dirty.add(entry.name)
-        self.cleaned.discard(entry.name)
-        self.journal.write(entry, self.node)
-
-    def _put_weak(self, event: PutAsked) -> list[Effect]:
-        stamp = self.clock.tick(event.unix_ms - self.ahead_ms)
-        self.sequence += 1
-        traits = traits_of(ConsistencyLevel.WEAK, event.strategy or SyncStrategy.PUSH, stamp)
-        dot = (self.node, self.epoch, self.sequence)
-        entry = msgspec.structs.replace(written(Entry(event.name), dot, stamp, event.fields), traits=traits)
-        self.keep_weak(entry)
-        answer = Answer(event.ref, Outcome(status=Status.OK))
-        if not self.peer.lane.online:
-            self.weak_dropped += 1
-            return [answer, Changed(event.name)]
-        return [self.say(Push(0, (entry,)), qos=0), answer, Changed(event.name)]
+    def _read(self, event: ReadAsked, now: float) -> list[Effect]:
+        return self.writer.read(event, now)
 
     def keep_weak(self, entry: Entry) -> None:
         """The last that arrived; at the bound the oldest goes."""
@@ -309,22 +243,6 @@ class DeviceSync:
             self.weak[entry.name] = entry
         if len(self.weak) > WEAK_MAX:
             del self.weak[next(iter(self.weak))]
-
-    def _call(self, event: PutAsked, now: float) -> list[Effect]:
-        packed = _whole(event.fields)
-        call = Call(
-            self.calls.next_sequence(),
-            event.name,
-            event.budget_s,
-            value=packed,
-            erase=packed is None,
-            expected=event.expected,
-            required=event.required,
-        )
-        return self.calls.add(event.ref, call, now)
-
-    def _read(self, event: ReadAsked, now: float) -> list[Effect]:
-        return self.calls.add(event.ref, Call(self.calls.next_sequence(), event.name, event.budget_s), now)
 
     # The cloud ----------------------------------------------------------------------------------------
 
@@ -428,46 +346,10 @@ class DeviceSync:
                 self.dirty.discard(name)
                 self.cleaned.add(name)
 
-    # Refused, or to be fetched anew -------------------------------------------------------------------
-
     def hear_clock(self, stamp: int, unix_ms: int) -> None:
         """The cloud's clock: where ours is far ahead of it, we go by the cloud's from now on."""
         ahead_ms = unix_ms - stamp_unix_ms(stamp)
         self.ahead_ms = ahead_ms if ahead_ms > DRIFT_MS_MAX // 2 else 0
-
-    def restamp(self, name: str, unix_ms: int, *, cloud_stamp: int = 0, alone: bool = False) -> bool:
-        """Write our own value once more, in a form that the cloud takes. False: it was tried often enough.
-
-        ``cloud_stamp``: our clock was ahead of this. ``alone``: as if nobody else had ever written it.
-        """
-        entry = self.journal.newest(name)
-        if entry is None or self.restamped.get(name, 0) >= RESTAMPS_MAX:
-            return False
-        self.restamped[name] = self.restamped.get(name, 0) + 1
-        if cloud_stamp:
-            self.clock.set_back(cloud_stamp)
-        stamp = self.clock.tick(unix_ms - self.ahead_ms)
-        self.sequence += 1
-        before = Entry(name) if alone else entry
-        fields = fields_of(entry)
-        after = written(before, (self.node, self.epoch, self.sequence), stamp, fields, anew=True)
-        traits = (0, "", "") if alone else entry.traits
-        self._dirtied(msgspec.structs.replace(after, traits=traits))
-        return True
-
-    def reset(self, cleared: int, unix_ms: int) -> list[Effect]:
-        """Keep only what the cloud has not acknowledged; the next comparison brings the rest."""
-        if cleared <= self.cleared:
-            return [Ignore("a second word of the same reset")]
-        self.cleared = cleared
-        for name in list(self.journal.replica.entries):
-            if name not in self.dirty:
-                self.journal.forget(name)
-            else:
-                self.restamp(name, unix_ms, alone=True)
-        self.journal.next.more = True
-        self.compare_at = 0.0
-        return []
 
     def _tick(self, _: Tick, now: float) -> list[Effect]:
         effects = self.calls.expire(now)
@@ -508,18 +390,6 @@ class DeviceSync:
         self.journal.check()
         self.peer.check()
         self.calls.check()
-
-
-def _whole(fields: Mapping[str, bytes]) -> bytes | None:
-    """The packed value of which these are the fields; None: there is none."""
-    if not fields:
-        return None
-    if set(fields) == {""}:
-        return fields[""]
-    value = {name: msgspec.msgpack.decode(one) for name, one in fields.items()}
-    packed = msgspec.msgpack.encode(value)
-    assert fields_in(value).keys() == fields.keys()
-    return packed
 
 
 _HANDLERS: Mapping[type[Any], Callable[[DeviceSync, Any, float], list[Effect]]] = {

@@ -135,9 +135,9 @@ class Inbox:
         core.acknowledged(core.peer.acknowledged(ack, now))
         for one in ack.refused[:NAMES_MAX]:
             if one.code == "ahead" and one.name in core.dirty:
-                core.restamp(one.name, unix_ms, cloud_stamp=ack.stamp)
+                core.writer.restamp(one.name, unix_ms, cloud_stamp=ack.stamp)
             elif one.code == "foreign" and one.name in core.dirty:
-                core.restamp(one.name, unix_ms, alone=True)
+                core.writer.restamp(one.name, unix_ms, alone=True)
         return [Ignore(f"{one.name} is refused: {one.code}: {one.detail}") for one in ack.refused[:5]]
 
     def _digest(self, digest: Digest, unix_ms: int, now: float) -> list[Effect]:
@@ -146,7 +146,7 @@ class Inbox:
         if digest.asking:
             core.say_again(now)  # it asks because it could not listen before
         if digest.reset:
-            return core.reset(digest.cleared, unix_ms)
+            return core.writer.reset(digest.cleared, unix_ms)
         effects: list[Effect] = []
         if core.peer.same(digest):
             core.acknowledged(core.peer.lane.settle())
