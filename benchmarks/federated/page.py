@@ -87,7 +87,12 @@ of Flower's memory. A round lasts from the moment in which the cloud tells that 
 of the next one: drawing the cohort, the model's way down, the updates' way up, the journal, the sum and the
 next version are in it. "Beyond training" is that less the longest training in it. Memory is the proportional
 set size of one device's process after 15 idle seconds, CPU that of all processes in one round; the first
-round of a run is left out.""",
+round of a run is left out.
+
+One machine plays all of it. A round of 199,210 parameters takes each device some 17 ms of CPU (a third of it
+copies, hashes and files of 0.8 MB: the version, the update, and what its encoding left out), the cloud 28 and
+the broker 10, so eight devices on two cores need 90 ms however little is waited for. With 610 parameters what
+is left is the way of the messages and a dozen syncs of the disk.""",
     ),
     "flower": (
         "A round of Flower's",
