@@ -103,6 +103,15 @@ def alone(connection: Connection, table: Table) -> None:
         connection.exec_driver_sql(f"LOCK TABLE {table.name} IN SHARE ROW EXCLUSIVE MODE")
 
 
+def together(connection: Connection, table: Table) -> None:
+    """From here to the end of the transaction nobody is :func:`alone` with the table.
+
+    To be called before the table is read or written: a lock that grows can meet one that waits for it.
+    """
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql(f"LOCK TABLE {table.name} IN ROW EXCLUSIVE MODE")
+
+
 def replace(connection: Connection, table: Table, key: tuple[str, ...], new: list[Row]) -> None:
     """Put ``new`` in place of the rows with the same ``key`` columns; all rows have the same columns."""
     if {column.name for column in table.primary_key} == set(key):

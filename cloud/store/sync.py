@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 from sqlalchemy import Connection, Table, select
 
-from cloud.store.database import Database, remove, upsert
+from cloud.store.database import Database, remove, together, upsert
 from cloud.store.tables import META, SYNC_KEYS, SYNC_NODES, SYNC_TASKS
 from cloud.sync.events import Fenced, Restored, Save, Saved
 from cloud.sync.records import NodeMemory, Record, SyncTask
@@ -43,8 +43,8 @@ class SqlSync:
     def save_sync(self, save: Save) -> Saved | Fenced:
         """The term is read under a lock that the next start of a cloud has to wait for."""
         with self._database.transaction() as connection:
-            asked = select(META.c.value).where(META.c.name == "term").with_for_update(read=True)
-            term = connection.scalar(asked) or 0
+            together(connection, META)
+            term = connection.scalar(select(META.c.value).where(META.c.name == "term")) or 0
             if term != save.term:
                 return Fenced(term)
             records = {one.entry.name: _encode(one) for one in save.records}
