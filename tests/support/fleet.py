@@ -68,10 +68,10 @@ def clean_environ() -> dict[str, str]:
 
 
 @contextmanager
-def running_fleet(folder: Path, devices: int, *options: str) -> Iterator[RunningFleet]:
+def running_fleet(folder: Path, devices: int, *options: str, **environ: str) -> Iterator[RunningFleet]:
     """Yields once every device serves. Ends it with Ctrl-C and checks that nothing is left.
 
-    ``options``: more of ``shoal up``.
+    ``options``: more of ``shoal up``; ``environ``: more of its environment.
     """
     port, http_port = free_port(), free_port()
     ports = ["--port", str(port), "--http-port", str(http_port)]
@@ -79,7 +79,12 @@ def running_fleet(folder: Path, devices: int, *options: str) -> Iterator[Running
     log = folder / "up.log"
     with log.open("w") as output:
         process = subprocess.Popen(
-            command, cwd=folder, env=clean_environ(), stderr=output, text=True, start_new_session=True
+            command,
+            cwd=folder,
+            env={**clean_environ(), **environ},
+            stderr=output,
+            text=True,
+            start_new_session=True,
         )
     fleet = RunningFleet(folder, port, f"http://127.0.0.1:{http_port}", process)
     try:
