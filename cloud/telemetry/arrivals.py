@@ -1,10 +1,19 @@
 """From what came off the network to items for the store: checked, timed and packed."""
 
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 import msgspec
 
-from cloud.telemetry.store import LETTER_BYTES_MAX, BatchItem, Item, Letter, ReportItem, StreamKey
+from cloud.telemetry.store import (
+    LETTER_BYTES_MAX,
+    BatchItem,
+    Item,
+    Letter,
+    Position,
+    ReportItem,
+    StreamKey,
+)
 from shared.ids import is_id
 from shared.messages import Sample, StreamsReport, TelemetryBatch
 from shared.ranges import union
@@ -72,6 +81,22 @@ def report_items(node: str, report: StreamsReport, at_unix_s: float) -> tuple[It
                 )
             )
     return tuple(items)
+
+
+def listed_in(items: Iterable[Item], epoch: int) -> dict[StreamKey, int]:
+    """What a node may still send by itself, from its report in boot ``epoch``: up to where of each stream.
+    The present boot goes on; earlier ones end where they ended."""
+    reports = (item for item in items if isinstance(item, ReportItem))
+    return {one.key: NUMBER_MAX if one.key.epoch == epoch else one.produced for one in reports}
+
+
+def orphans(positions: Iterable[Position], listed: Mapping[StreamKey, int]) -> tuple[Position, ...]:
+    """Those with something outstanding that will not come by itself."""
+    return tuple(
+        one
+        for one in positions
+        if one.key.epoch and one.settled < one.produced and one.produced > listed.get(one.key, 0)
+    )
 
 
 def letter(node: str, stream: str, reason: str, payload: bytes, at_unix_s: float) -> Letter:

@@ -18,6 +18,7 @@ from collections import Counter, deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import groupby
+from math import inf
 
 from cloud.telemetry.events import (
     Arrived,
@@ -57,6 +58,8 @@ class IngestLimits:
     gather_items: int = 64
     grace_s: float = 2.0  # for a gap that is only a message overtaken by another
     ask_s_max: float = 300.0
+    look_s: float = 600.0  # at what a node does not list, unless there is a reason
+    look_s_min: float = 5.0
     gaps: int = 20_000
     boots: int = 20_000
     streams: int = 200  # of one node that are new to us, a minute
@@ -89,7 +92,7 @@ class Ingest:
     tries: int = 0
     retry_at: float = 0.0
     gaps: dict[StreamKey, Gap] = field(default_factory=dict)
-    boots: dict[str, int] = field(default_factory=dict)
+    boots: dict[str, tuple[int, float]] = field(default_factory=dict)  # the newest, and when we looked at it
     known: dict[StreamKey, None] = field(default_factory=dict)  # the newest last
     strange: Counter[str] = field(default_factory=Counter)
     lettered: Counter[str] = field(default_factory=Counter)
@@ -123,7 +126,7 @@ class Ingest:
     def _about_gaps(self, event: Reported | Looked | LookedAt, now: float) -> list[Effect]:
         match event:
             case Reported(node, epoch, listed):
-                return self._reported(node, epoch, listed)
+                return self._reported(node, epoch, listed, now)
             case Looked(positions):
                 return self._looked(positions, now)
             case LookedAt(unlisted):
@@ -206,7 +209,9 @@ class Ingest:
 
     def _failed(self, work: object, reason: str, now: float) -> list[Effect]:
         if not isinstance(work, Store):
-            self.looking = False
+            if isinstance(work, LookAt):  # with its next report
+                self.boots[work.node] = self.boots.get(work.node, (0, 0.0))[0], -inf
+            self.looking = self.looking and not isinstance(work, Look)
             return [Ignore(f"{type(work).__name__} failed: {reason}")]
         self.writing, self.tries = False, self.tries + 1
         self.retry_at = now + min(30.0, 2.0**self.tries / 4)
@@ -257,14 +262,20 @@ class Ingest:
         elif position.ahead and len(self.gaps) < self.limits.gaps:
             self.gaps[position.key] = Gap(now + self.limits.grace_s)
 
-    def _reported(self, node: str, epoch: int, listed: frozenset[StreamKey]) -> list[Effect]:
-        """A boot that speaks for the first time: what it does not list will never come by itself."""
-        if self.boots.get(node) == epoch:
-            return []
+    def _reported(self, node: str, epoch: int, listed: Mapping[StreamKey, int], now: float) -> list[Effect]:
+        """What a node does not list will never come by itself: it is asked for. A report of an earlier boot,
+        overtaken on its way, may list what is long gone."""
+        newest, looked = self.boots.pop(node, (0, -inf))
+        if epoch < newest:
+            listed, due = {}, now - looked >= self.limits.look_s_min
+            looked = now if due else -inf  # too soon: with the next report
+        else:
+            due = epoch > newest or now - looked >= self.limits.look_s
+            looked = now if due else looked
         if len(self.boots) >= self.limits.boots:
             self.boots.pop(next(iter(self.boots)))
-        self.boots[node] = epoch
-        return [LookAt(node, listed)]
+        self.boots[node] = max(epoch, newest), looked
+        return [LookAt(node, listed)] if due else []
 
     def _looked_at(self, unlisted: tuple[Position, ...], now: float) -> list[Effect]:
         for position in unlisted:

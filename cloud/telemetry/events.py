@@ -1,5 +1,6 @@
 """What happens to telemetry in the cloud, and what is to be done."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from cloud.telemetry.store import Item, Outcome, Position, StreamKey
@@ -16,11 +17,11 @@ class Arrived:
 
 @dataclass(frozen=True, slots=True)
 class Reported:
-    """A node said which streams it holds: in this boot (``epoch``) and from earlier ones."""
+    """A node said, in boot ``epoch``, what it holds; see :func:`cloud.telemetry.arrivals.listed_in`."""
 
     node: str
     epoch: int
-    listed: frozenset[StreamKey]
+    listed: Mapping[StreamKey, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +69,12 @@ class LookAt(Work):
     """Read all positions of a node that said what it holds."""
 
     node: str
-    listed: frozenset[StreamKey]
+    listed: Mapping[StreamKey, int]
 
 
 @dataclass(frozen=True, slots=True)
 class LookedAt:
-    """A node's positions that are not settled and that it does not list: it can't be about to send them."""
+    """A node's positions with something that will not come by itself."""
 
     unlisted: tuple[Position, ...]
 

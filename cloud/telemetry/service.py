@@ -13,7 +13,7 @@ from functools import lru_cache
 
 from broker.bus import Bus, Delivery
 from broker.service import Service
-from cloud.telemetry.arrivals import batch_items, letter, report_items
+from cloud.telemetry.arrivals import batch_items, letter, listed_in, orphans, report_items
 from cloud.telemetry.core import Ingest
 from cloud.telemetry.events import (
     Arrived,
@@ -41,7 +41,7 @@ from cloud.telemetry.retention import (
     Trimmed,
 )
 from cloud.telemetry.retention import Event as RetentionEvent
-from cloud.telemetry.store import Position, ReportItem, StreamKey, TelemetryStore
+from cloud.telemetry.store import Position, StreamKey, TelemetryStore
 from shared.config import Config, KeepSection, RetentionSection
 from shared.errors import RemoteError
 from shared.topics import STREAMS, TELEMETRY
@@ -118,8 +118,7 @@ class IngestWorker:
         items = report_items(node, report, now)
         if items:
             self.service.feed(Arrived(items, len(payload)))
-        listed = frozenset(item.key for item in items if isinstance(item, ReportItem))
-        self.service.feed(Reported(node, report.epoch, listed))
+        self.service.feed(Reported(node, report.epoch, listed_in(items, report.epoch)))
 
     def _held_back(self) -> "asyncio.Future[None] | None":
         if not self._core.full:
@@ -146,16 +145,15 @@ class IngestWorker:
         return Looked(tuple(found[key] for key in sorted(found)))
 
     async def _look_at(self, work: LookAt) -> Event:
-        unsettled = await asyncio.to_thread(_unsettled, self._store, work.node)
-        return LookedAt(tuple(one for one in unsettled if one.key not in work.listed))
+        return LookedAt(orphans(await asyncio.to_thread(_positions, self._store, work.node), work.listed))
 
 
-def _unsettled(store: TelemetryStore, node: str) -> list[Position]:
-    """The numbered streams of a node that are not complete."""
+def _positions(store: TelemetryStore, node: str) -> list[Position]:
+    """All of a node."""
     found: list[Position] = []
     after: StreamKey | None = None
     while page := store.ledger(node, after):
-        found += [one for one in page if one.settled < one.produced and one.key.epoch]
+        found += page
         after = page[-1].key
     return found
 

@@ -308,7 +308,7 @@ class Telemetry:
                 effects.append(self._told(told))
                 told, room = [], REPORT_BYTES
             told.append(one)
-        return [*effects, self._told(told)] if told else effects
+        return [*effects, self._told(told)]  # an empty one as well: then nothing is here any more
 
     def _told(self, told: list[StreamReport]) -> Effect:
         return Publish(STREAMS.at(node=self.node), StreamsReport(epoch=self.epoch, streams=tuple(told)))

@@ -10,11 +10,10 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from cloud.telemetry.arrivals import batch_items, report_items
+from cloud.telemetry.arrivals import batch_items, listed_in, orphans, report_items
 from cloud.telemetry.core import Ingest, IngestLimits
 from cloud.telemetry.events import Arrived, Look, LookAt, Looked, LookedAt, Reported, Store, Stored
 from cloud.telemetry.memory import MemoryTelemetry
-from cloud.telemetry.store import ReportItem
 from edge.telemetry import events as e
 from edge.telemetry.core import Telemetry
 from edge.telemetry.limits import Limits
@@ -193,8 +192,7 @@ class World:
                 found = self.store.positions(keys)
                 return Looked(tuple(found[key] for key in sorted(found)))
             case LookAt(node, listed):
-                open_ones = [one for one in self.store.ledger(node) if one.settled < one.produced]
-                return LookedAt(tuple(one for one in open_ones if one.key not in listed))
+                return LookedAt(orphans(self.store.ledger(node), listed))
         raise AssertionError(work)
 
     # Between them -----------------------------------------------------------------------------------
@@ -210,8 +208,7 @@ class World:
             report = decode(STREAMS, payload)
             items = report_items(NODE, report, self.now)
             self.tell_cloud(Arrived(items, len(payload)))
-            listed = frozenset(item.key for item in items if isinstance(item, ReportItem))
-            self.tell_cloud(Reported(NODE, report.epoch, listed))
+            self.tell_cloud(Reported(NODE, report.epoch, listed_in(items, report.epoch)))
 
     def deliver_down(self, place: int) -> None:
         if self.down:

@@ -213,6 +213,12 @@ def test_what_was_recorded_before_a_quiet_night_is_all_there():
     assert not any(row.dropped or row.lost for row in world.store.ledger())
 
 
+@pytest.mark.parametrize("seed", [1234, 1488, 1522, 2265])
+def test_a_report_of_an_earlier_boot_that_was_overtaken(seed):
+    """It says that something is held which is long gone; nobody would ever have asked for that."""
+    run(random_history(seed), seed)
+
+
 def test_a_device_that_lost_its_disk_owns_up_and_the_gap_is_closed():
     world = World()
     for _ in range(8):

@@ -127,7 +127,7 @@ def test_a_boot_that_does_not_list_a_stream_is_asked_for_the_rest_of_it():
     desk = Desk()
     old = key(epoch=5)
     desk.store.ingest([batch(0, of=old), ReportItem(old, 9, 1.0)])
-    listed = frozenset({key()})
+    listed = {key(): 9}
     assert desk.feed(Reported("n1", 7, listed)) == [LookAt("n1", listed)]
     assert desk.feed(Reported("n1", 7, listed)) == [], "once a boot"
     position = desk.store.positions([old])[old]
@@ -135,8 +135,20 @@ def test_a_boot_that_does_not_list_a_stream_is_asked_for_the_rest_of_it():
     assert acks(asked) == {"n1": [("room", 5, ((5, 9),))]}
     desk.work(desk.feed(arrived(ReportItem(old, 0, 2.0, lost=((5, 9),))), 2.0), 2.0)
     assert desk.core.gaps == {}
+    assert desk.feed(Reported("n1", 7, listed), 601.0) == [LookAt("n1", listed)], "now and then all the same"
     desk.feed(LinkUp(False))
-    assert desk.feed(Reported("n1", 7, listed)) == [LookAt("n1", listed)], "who knows what we missed"
+    assert desk.feed(Reported("n1", 7, listed), 602.0) == [LookAt("n1", listed)], "who knows what we missed"
+
+
+def test_a_report_of_an_earlier_boot_is_not_believed():
+    desk, listed = Desk(), {key(): 9}
+    assert desk.feed(Reported("n1", 7, listed), 1.0) == [LookAt("n1", listed)]
+    assert desk.feed(Reported("n1", 6, listed), 7.0) == [LookAt("n1", {})]
+    assert desk.feed(Reported("n1", 5, listed), 8.0) == [], "not too often"
+    assert desk.feed(Reported("n1", 7, listed), 9.0) == [LookAt("n1", listed)], "but with the next one"
+    assert desk.feed(Reported("n1", 7, listed), 10.0) == []
+    desk.feed(Failed(LookAt("n1", listed), "locked"), 11.0)
+    assert desk.feed(Reported("n1", 7, listed), 70.0) == [LookAt("n1", listed)]
 
 
 def test_a_store_that_fails_is_tried_again_and_one_bad_item_does_not_stop_the_others():
