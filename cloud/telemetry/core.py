@@ -202,9 +202,10 @@ class Ingest:
         self.counts["samples"] += sum(chunk.end - chunk.first for chunk in outcome.chunks)
         self.counts["letters"] += len(outcome.letters)
         self.counts["refused"] += outcome.refused
-        for position in outcome.positions:
-            self._watch(position, now)
         numbered = [one for one in outcome.positions if one.key.epoch]
+        for position in numbered:
+            self._watch(position, now)
+            self._doubt(position)
         return [*self._acks(numbered, {}), *self._flush(now)]
 
     def _failed(self, work: object, reason: str, now: float) -> list[Effect]:
@@ -261,6 +262,13 @@ class Ingest:
                 del self.gaps[position.key]
         elif position.ahead and len(self.gaps) < self.limits.gaps:
             self.gaps[position.key] = Gap(now + self.limits.grace_s)
+
+    def _doubt(self, position: Position) -> None:
+        """Something of an earlier boot came, and there should be more: the next report tells whether there
+        is."""
+        newest, looked = self.boots.get(position.key.node, (0, -inf))
+        if position.key.epoch < newest and position.settled < position.produced and looked > -inf:
+            self.boots[position.key.node] = newest, -inf
 
     def _reported(self, node: str, epoch: int, listed: Mapping[StreamKey, int], now: float) -> list[Effect]:
         """What a node does not list will never come by itself: it is asked for. A report of an earlier boot,

@@ -108,6 +108,13 @@ def test_hundreds_of_long_histories():
         assert sum(getattr(row, fate) for row in rows) > 0, f"no history led to {fate}"
 
 
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_thousands_of_long_histories():
+    for seed in range(10_000, 30_000):
+        run(random_history(seed), seed)
+
+
 BUGS = {}
 
 
@@ -213,7 +220,7 @@ def test_what_was_recorded_before_a_quiet_night_is_all_there():
     assert not any(row.dropped or row.lost for row in world.store.ledger())
 
 
-@pytest.mark.parametrize("seed", [1234, 1488, 1522, 2265])
+@pytest.mark.parametrize("seed", [1234, 1488, 1522, 2265, 3262, 3470])
 def test_a_report_of_an_earlier_boot_that_was_overtaken(seed):
     """It says that something is held which is long gone; nobody would ever have asked for that."""
     run(random_history(seed), seed)
