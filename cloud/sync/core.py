@@ -26,6 +26,7 @@ from typing import Any
 
 from cloud.facts import NodeChanged, NodeForgotten, NodeStatus
 from cloud.sync import asks
+from cloud.sync.calls import Calls
 from cloud.sync.events import (
     Asked,
     DeployModel,
@@ -96,7 +97,7 @@ class Sync:
     def __post_init__(self) -> None:
         self.fleet = Fleet(self.term, self.chance, self.gate, self.journal, self.tasks)
         self.writer = Writer(self.term, self.journal, self.clock, self.tasks, self.fleet, self.weak)
-        self.inbox = Inbox(self.journal, self.clock, self.fleet, self.writer, self.weak)
+        self.inbox = Inbox(self.journal, self.clock, self.fleet, self.writer, Calls(self.writer), self.weak)
 
     def step(self, event: Event, now: float) -> list[Effect]:
         """See :class:`shared.core.Core`."""

@@ -6,6 +6,7 @@ be known here already. A STRONG key is written by calls, never by a push.
 
 from dataclasses import dataclass
 
+from cloud.sync.calls import Calls
 from cloud.sync.events import Decided
 from cloud.sync.fleet import Fleet
 from cloud.sync.records import Sharing
@@ -48,6 +49,7 @@ class Inbox:
     clock: HybridClock
     fleet: Fleet
     writer: Writer
+    calls: Calls
     weak: Weak
 
     def message(self, node: str, message: SyncMessage, unix_ms: int, now: float) -> list[Effect]:
@@ -59,7 +61,6 @@ class Inbox:
             return [Ignore(f"{node} speaks of boot {message.life}, and lives in {peer.heard.life}")]
         if message.life > peer.heard.life:
             peer.heard = Heard(message.life)
-            self.fleet.called.setdefault(node, Heard())
             peer.lane.online = False
         self.fleet.spoke(node, now)
         if isinstance(message.part, Ack) and message.to not in (0, self.fleet.term):
@@ -68,7 +69,7 @@ class Inbox:
             case Push() as push:
                 return self._push(node, peer, push, unix_ms)
             case Call() as call:
-                return self.writer.call(node, message.life, call, unix_ms, now)
+                return self.calls.call(node, message.life, call, unix_ms, now)
             case Offer() as offer:
                 return [self.fleet.say(node, peer.consider(offer, self.clock.peek(unix_ms)))]
             case part:

@@ -274,3 +274,11 @@ def test_the_largest_answers_fit_their_messages() -> None:
     assert len(core.fleet.sharing) == 600
     assert all(map(fits, told))
     assert max(len(encode(one.message)) for one in told if isinstance(one, Publish)) > 1_000
+
+
+def test_a_device_whose_boot_has_the_number_nought_is_served_like_any_other() -> None:
+    core = Sync(5, lambda: 0.5)
+    for now, event in enumerate([Tick(), Restored(), LinkUp(False)]):
+        core.step(event, float(now))  # type: ignore[arg-type]
+    call = SyncMessage(life=0, part=Call(1, "k", 5.0, value=b"\x01"))
+    assert any(isinstance(one, Save) for one in core.step(MessageHeard("n1", call, NOW_MS), 4.0))
