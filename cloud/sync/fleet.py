@@ -276,11 +276,14 @@ class Fleet:
             self.active.add(node)
 
     def forget(self, node: str) -> None:
-        """The node is off the books: nothing waits for it any more."""
-        peer = self.peers.pop(node, None)
+        """The node is off the books: nothing waits for it. Its keys stay its own, should it come back."""
+        peer = self.peers.get(node)
         self.active.discard(node)
-        for name in peer.names if peer is not None else ():
-            self.tasks.refused(node, name, "the node was taken off the books")
+        if peer is not None:
+            for name in peer.names:
+                self.tasks.refused(node, name, "the node was taken off the books")
+            peer.lane, peer.heard = Lane(self.chance, self.limits), Heard()
+            peer.pulled.clear()
 
     def link(self, up: bool, now: float) -> None:
         """Our own link: while it is down nobody is late, and what flew is sent again."""

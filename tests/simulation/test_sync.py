@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from cloud.facts import NodeForgotten
 from cloud.sync import fleet
 from cloud.sync.events import Load
 from shared.core import Failed
@@ -179,3 +180,17 @@ def test_who_spoke_before_the_cloud_had_read_its_store_is_asked() -> None:
     world.run(0.2)
     world.cloud.store.restored = load  # type: ignore[method-assign]
     world.until(lambda: world.value("k") == 1, 2.0)
+
+
+def test_a_node_that_was_taken_off_the_books_finds_its_keys_when_it_comes_back() -> None:
+    world = World(5, devices=2).start()
+    world.put("k", 1, "n1", "n2")
+    world.until(lambda: world.devices["n1"].get("k") == 1)
+    world.partition("n1")
+    world.cloud.member.feed(NodeForgotten("n1"))
+    world.put("k", 2)
+    world.run(2.0)
+    assert world.cloud.core.fleet.peers["n1"].lane.items.keys() == {"k"}
+    assert not world.cloud.core.fleet.peers["n1"].lane.flights
+    world.heal("n1")
+    world.until(lambda: world.devices["n1"].get("k") == 2 and world.converged)
