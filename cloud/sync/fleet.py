@@ -282,7 +282,9 @@ class Fleet:
         if peer is not None:
             for name in peer.names:
                 self.tasks.refused(node, name, "the node was taken off the books")
-            peer.lane, peer.heard = Lane(self.chance, self.limits), Heard()
+            # The numbers go on: an acknowledgement that is still on its way must not mean another message.
+            peer.lane = Lane(self.chance, self.limits, number=peer.lane.number)
+            peer.heard = Heard()
             peer.pulled.clear()
 
     def link(self, up: bool, now: float) -> None:

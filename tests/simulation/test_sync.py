@@ -186,11 +186,13 @@ def test_a_node_that_was_taken_off_the_books_finds_its_keys_when_it_comes_back()
     world = World(5, devices=2).start()
     world.put("k", 1, "n1", "n2")
     world.until(lambda: world.devices["n1"].get("k") == 1)
+    world.run(1.0)
     world.partition("n1")
     world.cloud.member.feed(NodeForgotten("n1"))
     world.put("k", 2)
     world.run(2.0)
     assert world.cloud.core.fleet.peers["n1"].lane.items.keys() == {"k"}
     assert not world.cloud.core.fleet.peers["n1"].lane.flights
+    assert world.cloud.core.fleet.peers["n1"].lane.number == 1, "numbers are never used twice"
     world.heal("n1")
     world.until(lambda: world.devices["n1"].get("k") == 2 and world.converged)
