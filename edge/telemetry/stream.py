@@ -137,8 +137,10 @@ class Stream:
 
     def asked(self, missing: Ranges, now: float) -> None:
         """The cloud lacks these: send what is held, own up to the rest."""
-        for first in [first for first, flight in self.flights.items() if within(missing, first, flight.end)]:
+        lost = [(first, one.end) for first, one in self.flights.items() if within(missing, first, one.end)]
+        for first, _ in lost:
             del self.flights[first]
+        self.owe(tuple(lost), now)  # all of such a batch: nobody else remembers the rest of it
         self.lose(subtract(missing, (*self._held(), *self.dropped)))
         wanted = subtract(within(missing, self.settled, self.produced), (*self.dropped, *self.lost))
         if wanted and not self.due:
