@@ -151,7 +151,7 @@ def test_retention_takes_what_it_takes_in_memory(store, arrivals, steps):
     assert real.ingest(items) == fake.ingest(items)
     for step in steps:
         assert took(real, step) == took(fake, step)
-        assert seen(real) == seen(fake)
+    assert seen(real) == seen(fake)
 
 
 # One by one -----------------------------------------------------------------------------------------
