@@ -317,9 +317,7 @@ class Case:
     # The careless service -----------------------------------------------------------------------------
 
     def _send(self) -> None:
-        address, message = self.rng.choice(
-            (self._push, self._push, self._setting, self._result, self._model)
-        )()
+        address, message = self.rng.choice(self._kinds)()
         payload, topic = encode(message), address.topic
         sent = self.bus.publish(address.name, payload, qos=topic.qos, retain=topic.retain)
         self.refused += not sent
