@@ -14,6 +14,7 @@ of this session), the topic is matched against the filters.
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 
 from broker.bus import Handler
 from shared.filters import matches
@@ -29,13 +30,21 @@ def identifier_of(pattern: str) -> int:
 
 @dataclass(slots=True, eq=False)
 class Binding:
-    """A handler and the (relative) filters it listens to, in order of preference."""
+    """A handler and the (relative) filters it listens to, in order of preference.
+
+    ``ambiguous``: two of them can match one topic, so that the topic has to be looked at.
+    """
 
     filters: tuple[str, ...]
     handler: Handler
     qos: int
     on_close: Callable[["Binding"], None]
     open: bool = True
+    ambiguous: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        filters = [_unshared(one) for one in dict.fromkeys(self.filters)]
+        self.ambiguous = any(overlap(one, other) for one, other in combinations(filters, 2))
 
     def close(self) -> None:
         """See :class:`broker.bus.Subscription`."""
@@ -124,14 +133,8 @@ class Routes:
         self._direct = {
             identifier: tuple(self._by_filter[patterns[0]])
             for identifier, patterns in by_id.items()
-            if len(patterns) == 1 and not any(map(self._ambiguous, self._by_filter[patterns[0]]))
+            if len(patterns) == 1 and not any(binding.ambiguous for binding in self._by_filter[patterns[0]])
         }
-
-    def _ambiguous(self, binding: Binding) -> bool:
-        filters = [_unshared(one) for one in dict.fromkeys(binding.filters)]
-        return any(
-            overlap(one, other) for number, one in enumerate(filters) for other in filters[number + 1 :]
-        )
 
 
 def overlap(one: str, other: str) -> bool:
