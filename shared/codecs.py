@@ -92,10 +92,10 @@ def quantise(values: Vector, scales: Vector, rng: np.random.Generator) -> Codes:
     every block, and send no scales. Beyond 127 scales a value is cut off.
     """
     usable = scales > 0  # one that isn't finite is not, or gives 0
-    steps = values / np.repeat(np.where(usable, scales, F32.type(1)), BLOCK)[: values.size]
+    steps: Vector = values / np.repeat(np.where(usable, scales, F32.type(1)), BLOCK)[: values.size]
     if not usable.all():  # division with ``where`` costs ten times as much as this
         steps[np.repeat(~usable, BLOCK)[: values.size]] = 0
-    low = np.floor(steps)
+    low: Vector = np.floor(steps)
     np.subtract(steps, low, out=steps)
     low += rng.random(values.size, F32) < steps
     return np.clip(low, -CODE_MAX, CODE_MAX, out=low).astype(np.int8)
