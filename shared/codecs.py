@@ -102,9 +102,10 @@ def quantise(values: Vector, scales: Vector, rng: np.random.Generator) -> Codes:
 
 
 def restore(codes: Codes, scales: Vector) -> Vector:
-    """The values [n] that the codes stand for."""
+    """The values [n] that the codes stand for; not finite where a sender's scale makes them so."""
     values = codes.astype(F32)
-    values *= np.repeat(scales, BLOCK)[: codes.size]
+    with np.errstate(invalid="ignore", over="ignore"):
+        values *= np.repeat(scales, BLOCK)[: codes.size]
     return values
 
 

@@ -294,6 +294,14 @@ def test_a_damaged_update_is_refused_or_read(codec, data):
     refused_or_a_vector(codec.name, bytes(written[:cut]), n)
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_scale_that_overflows_or_is_infinite_is_read_as_not_finite():
+    for scale in (np.inf, 3e38):
+        scales = np.array([scale], np.float32)
+        read = decode("int8", framed(scales.tobytes() + bytes([0, 127])), 2)
+        assert not np.isfinite(read[1])
+
+
 @settings(max_examples=300)
 @given(st.lists(st.integers(0, 2**35 - 1) | st.integers(0, 40), max_size=40), st.binary(max_size=60))
 def test_gaps_that_lead_anywhere_are_refused_or_read(numbers, rest):
