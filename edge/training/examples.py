@@ -33,6 +33,11 @@ class Examples:
         """All of it that leaves the device."""
         return Source(samples=len(self.x), held_out=len(self.x_held))
 
+    @property
+    def size_bytes(self) -> int:
+        """Memory that the arrays take up."""
+        return sum(one.nbytes for one in (self.x, self.y, self.x_held, self.y_held))
+
 
 def examples_of(arrays: Mapping[str, object], held_out_ratio: float, seed: str) -> Examples:
     """Check ``x`` and ``y``, and ``x_held`` and ``y_held`` where they are given.

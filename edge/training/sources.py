@@ -22,6 +22,7 @@ from shared.ids import is_id
 from shared.learning import Source as Counts
 
 FILE_BYTES_MAX = 1 << 30  # of the arrays in one file, unpacked
+KEPT_BYTES_MAX = 4 << 20  # of examples that stay in memory from one round to the next
 
 
 class Source(Protocol):
@@ -65,6 +66,27 @@ class NpzFile:
         except OSError:
             return None
         return status.st_mtime_ns, status.st_size
+
+
+class Kept:
+    """A file whose examples stay in memory while it has not changed, if they are few."""
+
+    def __init__(self, file: NpzFile) -> None:
+        self._file = file
+        self._last: tuple[object, Examples] | None = None  # replaced as a whole: any thread may look
+
+    def read(self) -> Examples:
+        """As the file gives them. Nobody may write to them."""
+        last, stamp = self._last, self._file.stamp()  # before it is read: what comes later is another one
+        if last is not None and last[0] == stamp:
+            return last[1]
+        examples = self._file.read()
+        self._last = (stamp, examples) if examples.size_bytes <= KEPT_BYTES_MAX else None
+        return examples
+
+    def stamp(self) -> object:
+        """The file's."""
+        return self._file.stamp()
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +192,7 @@ def _source(
     if (bool(section.file), bool(section.function), bool(section.fields)).count(True) != 1:
         raise ConfigError(f"{where}: give one of file, function and fields")
     if section.file:
-        return NpzFile(folder / section.file, held_out_ratio, name)
+        return Kept(NpzFile(folder / section.file, held_out_ratio, name))
     if section.function:
         if section.function.count(":") != 1:
             raise ConfigError(f"{where}: {section.function!r} is not of the form package.module:function")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from edge.training.examples import BadData, examples_of, held_out
 from edge.training.recorder import Recorder
-from edge.training.sources import Counting, NpzFile, fields_of, sources_of
+from edge.training.sources import KEPT_BYTES_MAX, Counting, Kept, NpzFile, fields_of, sources_of
 from edge.training.windows import Readings, Windows, windows_of
 from shared.config import SourceSection
 from shared.errors import ConfigError
@@ -43,6 +43,25 @@ def test_else_some_are_held_out_the_same_ones_every_time(tmp_path: Path):
     np.testing.assert_array_equal(one.y_held, other.y_held)
     assert sorted([*one.y, *one.y_held]) == list(range(20))
     assert 0 < len(one.y_held) < 10
+
+
+def test_a_file_is_read_again_when_it_has_changed_and_only_then(tmp_path: Path):
+    file = npz(tmp_path, x=X, y=Y)
+    source = Kept(file)
+    first = source.read()
+    assert source.read() is first
+    assert source.stamp() == file.stamp()
+    npz(tmp_path, x=X[:5], y=Y[:5])
+    assert source.read().counts != first.counts
+    file.path.unlink()
+    with pytest.raises(BadData, match="is not there"):
+        source.read()
+
+
+def test_examples_that_are_many_do_not_stay_in_memory(tmp_path: Path):
+    many = np.zeros((KEPT_BYTES_MAX // 8 + 1, 2), np.float32)
+    source = Kept(npz(tmp_path, x=many, y=many[:, 0]))
+    assert source.read() is not source.read()
 
 
 @given(st.integers(0, 200), st.integers(0, 200), st.floats(0, 1), st.text())
