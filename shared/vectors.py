@@ -69,7 +69,7 @@ class Layout(msgspec.Struct, frozen=True, dict=True):
 
 def check_of(vector: Vector) -> str:
     """SHA-256 (hex) of a vector's little-endian bytes: two machines hold the same model if this agrees."""
-    return sha256(np.ascontiguousarray(vector, F32).tobytes()).hexdigest()
+    return sha256(np.ascontiguousarray(vector, F32).data).hexdigest()
 
 
 class VectorFile(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,4 +1,6 @@
 """Versions of global models on the disk: flat vectors, made from artifacts, checked whenever they are read.
+The last one that was checked stays in memory, if it is small: the next round trains from it, and the version
+after it is added to it.
 
     <job>/<version>-<check>.f32    the vector; ``check`` is the SHA-256 of its bytes
 
@@ -6,10 +8,12 @@ A file is put into its place by a rename, and is not synced: what a power cut le
 counts as none, and is fetched again.
 """
 
+import os
 import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -22,6 +26,16 @@ Decode = Callable[[str, bytes, int], Vector]
 _NAME = re.compile(r"([0-9]{1,12})-([0-9a-f]{64})\.f32")
 _OVERHEAD_BYTES_MAX = 1 << 20
 _PARAMETER_BYTES = 4
+RECENT_BYTES_MAX = 16 << 20
+
+
+class _Recent(NamedTuple):
+    """A version in memory. ``vector`` can't be written to, and is what ``check`` says."""
+
+    job: str
+    version: int
+    check: str
+    vector: Vector
 
 
 class Versions:
@@ -29,6 +43,7 @@ class Versions:
 
     def __init__(self, folder: Path, decode: Decode) -> None:
         self._folder, self._decode = folder, decode
+        self._recent: _Recent | None = None  # replaced as a whole: any thread may look
         folder.mkdir(parents=True, exist_ok=True)
 
     def held(self) -> dict[str, dict[int, str]]:
@@ -52,14 +67,19 @@ class Versions:
             raise Unreadable(f"version {model.version} is not the one that was announced")
         place = self._path(job, model.version, model.check)
         place.parent.mkdir(exist_ok=True)
-        for other in place.parent.glob(f"{model.version}-*.f32"):  # the job of that name was another one
+        for other in self._files(job, model.version):  # the job of that name was another one
             other.unlink(missing_ok=True)
         draft = place.with_suffix(".tmp")
-        draft.write_bytes(np.ascontiguousarray(vector, F32).tobytes())
+        draft.write_bytes(np.ascontiguousarray(vector, F32).data)
         draft.replace(place)
+        self._remember(job, model, vector)
 
     def read(self, job: str, model: ModelRef) -> Vector:
-        """The vector [n_params]. Raises :class:`Unreadable` when it is gone or broken; it is removed then."""
+        """The vector [n_params], read-only. Raises :class:`Unreadable` when it is gone or broken; it is
+        removed then."""
+        recent = self._recent
+        if recent is not None and recent[:3] == (job, model.version, model.check):
+            return recent.vector
         path = self._path(job, model.version, model.check)
         try:
             vector = _vector(path.read_bytes())
@@ -68,27 +88,49 @@ class Versions:
         if check_of(vector) != model.check or vector.shape != (model.n_params,):
             path.unlink(missing_ok=True)
             raise Unreadable(f"version {model.version} of {job} was damaged on the disk")
+        self._remember(job, model, vector)
         return vector
 
     def drop(self, job: str, version: int) -> None:
         """Remove one version."""
-        for path in (self._folder / checked_id(job)).glob(f"{version}-*.f32"):
+        if self._recent is not None and (self._recent.job, self._recent.version) == (job, version):
+            self._recent = None
+        for path in self._files(job, version):
             path.unlink(missing_ok=True)
 
     def forget(self, job: str) -> None:
         """Remove every version of a job."""
+        if self._recent is not None and self._recent.job == job:
+            self._recent = None
         shutil.rmtree(self._folder / checked_id(job), ignore_errors=True)
 
     def _decoded(self, job: str, file: VectorFile) -> Vector:
         vector = self._decode(file.codec, file.data, file.n_params)
         if file.base < 0:
             return vector
-        for path in (self._folder / checked_id(job)).glob(f"{file.base}-*.f32"):
-            before = _vector(path.read_bytes())
-            if before.shape == vector.shape:
-                summed: Vector = before + vector
+        recent = self._recent
+        if recent is not None and (recent.job, recent.version) == (job, file.base):
+            before = [recent.vector]
+        else:
+            before = [_vector(path.read_bytes()) for path in self._files(job, file.base)]
+        for base in before:
+            if base.shape == vector.shape:
+                summed: Vector = base + vector
                 return summed
         raise Unreadable(f"version {file.base}, which this one is added to, is gone")
+
+    def _remember(self, job: str, model: ModelRef, vector: Vector) -> None:
+        if vector.nbytes > RECENT_BYTES_MAX:
+            self._recent = None
+            return
+        vector.setflags(write=False)
+        self._recent = _Recent(job, model.version, model.check, vector)
+
+    def _files(self, job: str, version: int) -> list[Path]:
+        """What is there of a version. (``glob`` would compile a pattern for each.)"""
+        folder = self._folder / checked_id(job)
+        names = os.listdir(folder) if folder.exists() else []
+        return [folder / name for name in names if name.startswith(f"{version}-") and name.endswith(".f32")]
 
     def _path(self, job: str, version: int, check: str) -> Path:
         name = f"{version}-{check}.f32"

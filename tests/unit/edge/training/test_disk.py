@@ -73,10 +73,33 @@ def test_what_is_not_what_was_announced_is_not_kept(versions: Versions, tmp_path
 def test_a_damaged_version_is_noticed_and_removed(versions: Versions, tmp_path: Path):
     (path,) = (tmp_path / "versions" / "job").iterdir()
     path.write_bytes(path.read_bytes()[:-2])
+    np.testing.assert_array_equal(versions.read("job", ref(1, FIRST)), FIRST)  # it is in memory still
+    restarted = Versions(tmp_path / "versions", decode)
     with pytest.raises(Unreadable, match="damaged"):
-        versions.read("job", ref(1, FIRST))
+        restarted.read("job", ref(1, FIRST))
+    with pytest.raises(Unreadable, match="gone"):
+        restarted.read("job", ref(1, FIRST))
+
+
+def test_the_version_in_memory_goes_with_the_one_on_the_disk(versions: Versions, tmp_path: Path):
+    assert not versions.read("job", ref(1, FIRST)).flags.writeable
+    versions.drop("job", 2)
+    versions.forget("other")
+    np.testing.assert_array_equal(versions.read("job", ref(1, FIRST)), FIRST)
+    versions.drop("job", 1)
     with pytest.raises(Unreadable, match="gone"):
         versions.read("job", ref(1, FIRST))
+    versions.open("job", ref(1, FIRST), artifact(tmp_path, 1, -1, FIRST), -1)
+    versions.forget("job")
+    with pytest.raises(Unreadable, match="gone"):
+        versions.read("job", ref(1, FIRST))
+
+
+def test_a_difference_is_added_to_a_version_that_an_earlier_boot_left(versions: Versions, tmp_path: Path):
+    restarted = Versions(tmp_path / "versions", decode)
+    restarted.open("job", ref(2, SECOND), artifact(tmp_path, 2, 1, STEP), 1)
+    np.testing.assert_array_equal(restarted.read("job", ref(2, SECOND)), SECOND)
+    assert versions.held() == restarted.held()
 
 
 def test_a_check_from_the_network_is_no_path(versions: Versions):

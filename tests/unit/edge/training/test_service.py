@@ -150,9 +150,11 @@ async def test_bad_data_and_a_lost_version_are_survived(stage: Stage):
     async with stage.device() as device:
         cloud.say(cloud.fact(1))
         await until(lambda: parts(stage, 1) and not device.core.outbox.waiting)
-        for path in (stage.folder / "device" / "versions").glob("*/*.f32"):
-            path.write_bytes(b"torn")
+    for path in (stage.folder / "device" / "versions").glob("*/*.f32"):
+        path.write_bytes(b"torn")
+    async with stage.device() as device:  # nothing is in memory any more
         cloud.say(cloud.fact(2))
+        await until(lambda: "digits" in device.core.jobs)
         await until(lambda: "damaged" in device.core.jobs["digits"].detail)
         cloud.say(cloud.fact(3))
         await until(lambda: parts(stage, 3))
