@@ -7,8 +7,8 @@ data folder and is open only to the user who runs the agent.
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 
 import msgspec
@@ -20,6 +20,7 @@ from shared.wire import encode, unpacked
 
 REQUEST_BYTES_MAX = 64 << 20
 CONNECTIONS_MAX = 32
+SOCKET_PATH_BYTES_MAX = 100  # unix(7): 108, and 104 elsewhere
 READ_S_MAX = 10.0
 
 
@@ -91,7 +92,8 @@ async def serve_locally(data: Path, answer: Answer) -> AsyncIterator[None]:
                 await _write(writer, encode(await answer(request)))
         writer.close()
 
-    server = await asyncio.start_unix_server(client, path)
+    with _within_reach(path) as short:
+        server = await asyncio.start_unix_server(client, short)
     os.chmod(path, 0o600)
     async with server:
         yield
@@ -102,7 +104,8 @@ async def ask_locally(data: Path, request: LocalRequest) -> Reply:
     """Ask the agent whose data folder this is. Raises :class:`Unavailable` when none runs there."""
     try:
         async with asyncio.timeout(request.budget_s + 2.0):
-            reader, writer = await asyncio.open_unix_connection(socket_path(data))
+            with _within_reach(socket_path(data)) as short:
+                reader, writer = await asyncio.open_unix_connection(short)
             await _write(writer, encode(request))
             reply = unpacked(msgspec.Raw(await _read(reader)), Reply)
             writer.close()
@@ -113,6 +116,19 @@ async def ask_locally(data: Path, request: LocalRequest) -> Reply:
         ) from None
     except TimeoutError:
         raise Unavailable(f"the agent in {data} did not answer within {request.budget_s:g} s") from None
+
+
+@contextmanager
+def _within_reach(path: Path) -> Iterator[str]:
+    """A name of the socket that fits into an address, however deep its folder lies."""
+    if len(os.fsencode(path)) <= SOCKET_PATH_BYTES_MAX:
+        yield str(path)
+        return
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield f"/proc/self/fd/{folder}/{path.name}"
+    finally:
+        os.close(folder)
 
 
 def _request(packed: msgspec.Raw) -> LocalRequest:

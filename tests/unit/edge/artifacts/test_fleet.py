@@ -363,12 +363,13 @@ async def test_a_memory_of_models_that_is_nonsense_costs_nothing_but_a_look_at_t
 async def test_nonsense_on_the_topics_stops_nothing(tmp_path):
     fleet = Fleet(tmp_path)
     manifest = fleet.publish(DATA)
-    async with served(fleet.sender), Device(fleet, "n1").running() as device:
+    async with Device(fleet, "n1").running() as device:
         base = CHUNK.at(artifact=manifest.digest, index="0").name.rpartition("/")[0]
         fleet.desire("n1", digits=manifest)
         await until(lambda: manifest.digest in device.core.fetches.going)
         for level in ("x", "-1", "99999999", "1_0", "9999"):
             fleet.bus.publish(f"{base}/{level}", encode(Chunk(data=b"boo")), qos=1)
         fleet.bus.publish(f"{base}/0", b"\xff\xff", qos=1)
-        await fleet.state("n1", ModelState.READY)
+        async with served(fleet.sender):  # only now: the fetch must be under way while nonsense comes
+            await fleet.state("n1", ModelState.READY)
         assert device.service.counts["unreadable"] >= 4
