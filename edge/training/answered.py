@@ -2,10 +2,12 @@
 
     <job>.answered      the ask, as ``edge/training/job.py`` names it
 
-Not synced: this changes in every round, and what a power cut takes is no more than a question that is
+This changes in every round, so it is written in place (a file that is renamed over another one is flushed
+at once) and not synced: what a power cut takes, or leaves half written, is no more than a question that is
 answered again. The cloud then says that the first answer counts.
 """
 
+import os
 from pathlib import Path
 
 from shared.ids import checked_id, is_id
@@ -15,7 +17,7 @@ ASK_BYTES_MAX = 1024
 
 
 class Answered:
-    """The folder of one device. Both methods block, for no longer than a rename takes."""
+    """The folder of one device. Both methods block, for no longer than a small write takes."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -39,6 +41,10 @@ class Answered:
         if not ask:
             path.unlink(missing_ok=True)
             return
-        draft = path.with_suffix(".tmp")
-        draft.write_text(ask)
-        draft.replace(path)
+        data = ask.encode()
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
+        try:
+            os.pwrite(descriptor, data, 0)
+            os.ftruncate(descriptor, len(data))
+        finally:
+            os.close(descriptor)

@@ -7,7 +7,7 @@
 A rest takes the place of the one before only when the update that it belongs to was accepted: what a late
 or refused update said was not added to anything, so nothing of it may be counted as sent. (The local training
 that it described is lost with it, as in plain averaging.) The rest is written before the update: if the
-power fails between the two, the rest has no update, and is removed.
+power fails between the two, the rest has no update, and is removed. A small rest is in memory as well.
 """
 
 import os
@@ -29,6 +29,7 @@ _LENGTH = struct.Struct("<I")
 _HEAD_BYTES_MAX = 1 << 20
 _CHECK_BYTES = 32
 _NAME_DIGITS = 32
+REST_BYTES_MAX = 16 << 20  # in memory
 
 
 class _Head(msgspec.Struct, frozen=True):
@@ -45,6 +46,8 @@ class Updates:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._pending: tuple[UpdateKey, Vector] | None = None  # the rest last written
+        self._kept: tuple[str, Vector] | None = None  # the rest last accepted, and its job
         folder.mkdir(parents=True, exist_ok=True)
 
     def restore(self, unix_s: float) -> tuple[Stored, ...]:
@@ -66,9 +69,10 @@ class Updates:
         head = msgspec.msgpack.encode(_Head(key.job, key.round, stored.ask, stored.header))
         try:
             if rest is not None:
-                raw = np.ascontiguousarray(rest, F32).tobytes()
-                _write(self._rest(key.job, key.digest), sha256(raw).digest() + raw, sync=False)
-            _write(self._path(key), _LENGTH.pack(len(head)) + head + data, sync=True)
+                raw = np.ascontiguousarray(rest, F32)
+                _write(self._rest(key.job, key.digest), sha256(raw.data).digest(), raw.data, sync=False)
+                self._pending = (key, raw) if raw.nbytes <= REST_BYTES_MAX else None
+            _write(self._path(key), _LENGTH.pack(len(head)) + head, data, sync=True)
             self._sync()
         except OSError as error:
             raise Unavailable(f"the update can't be kept: {error.strerror}") from None
@@ -85,14 +89,23 @@ class Updates:
 
     def settle(self, key: UpdateKey, accepted: bool) -> None:
         """Remove the update; keep or drop its rest."""
-        rest = self._rest(key.job, key.digest)
+        rest, pending = self._rest(key.job, key.digest), self._pending
         if accepted and rest.exists():
+            # Renamed over another file, it would be flushed to the disk at once. After a crash in between,
+            # the update is still here: its receipt comes again.
+            self._rest(key.job).unlink(missing_ok=True)
             rest.replace(self._rest(key.job))
+            self._kept = (key.job, pending[1]) if pending is not None and pending[0] == key else None
         rest.unlink(missing_ok=True)
         self._path(key).unlink(missing_ok=True)
+        if pending is not None and pending[0] == key:
+            self._pending = None
 
     def rest(self, job: str, n_params: int) -> Vector | None:
         """What the last accepted update left out [n_params]; None: nothing, or of another model."""
+        kept = self._kept
+        if kept is not None and kept[0] == job:
+            return kept[1] if kept[1].size == n_params else None
         try:
             data = self._rest(job).read_bytes()
         except OSError:
@@ -105,6 +118,8 @@ class Updates:
     def forget(self, job: str) -> None:
         """Nothing of this job is added to anything any more."""
         self._rest(job).unlink(missing_ok=True)
+        if self._kept is not None and self._kept[0] == job:
+            self._kept = None
 
     def _sound(self, unix_s: float) -> Iterator[Stored]:
         for path in sorted(self._folder.glob("*.update")):
@@ -143,11 +158,12 @@ def _head(data: bytes) -> tuple[_Head, int]:
         raise Unreadable(f"no update: {error}") from None
 
 
-def _write(path: Path, data: bytes, *, sync: bool) -> None:
+def _write(path: Path, *pieces: bytes | memoryview, sync: bool) -> None:
     """Whole or not at all. A rest needs no sync: one that a power cut took fails its check, and is none."""
     draft = path.with_name(f"{path.name}.tmp")
     with draft.open("wb") as file:
-        file.write(data)
+        for piece in pieces:
+            file.write(piece)
         file.flush()
         if sync:
             os.fsync(file.fileno())

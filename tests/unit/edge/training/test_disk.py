@@ -161,10 +161,24 @@ def test_the_rest_is_that_of_the_last_accepted_update(tmp_path: Path):
     updates.put(third, b"3", SECOND)
     updates.settle(third.key, True)
     np.testing.assert_array_equal(updates.rest("job", 3), SECOND)
+    np.testing.assert_array_equal(Updates(tmp_path).rest("job", 3), SECOND)
     assert updates.rest("job", 4) is None, "of another model"
     assert updates.rest("other", 3) is None
     updates.forget("job")
     assert updates.rest("job", 3) is None
+
+
+def test_a_crash_before_the_rest_has_its_place_is_made_good_by_the_receipt_that_comes_again(tmp_path: Path):
+    updates, first, second = Updates(tmp_path), stored(b"1", number=1), stored(b"2", number=2)
+    updates.put(first, b"1", FIRST)
+    updates.settle(first.key, True)
+    updates.put(second, b"2", SECOND)
+    (tmp_path / "job.rest").unlink()
+    again = Updates(tmp_path)
+    assert [one.key for one in again.restore(0.0)] == [second.key]
+    assert again.rest("job", 3) is None
+    again.settle(second.key, True)
+    np.testing.assert_array_equal(again.rest("job", 3), SECOND)
 
 
 def test_a_power_cut_between_the_rest_and_the_update_leaves_neither(tmp_path: Path):
@@ -203,6 +217,8 @@ def test_what_was_answered_is_known_after_a_restart_and_forgotten_when_it_is_tol
     answered.remember("one", "1/train/abc/7")
     answered.remember("two", "1/train/abc/7")
     answered.remember("one", "2/train/def/7")
+    answered.remember("two", "2/evaluate/long/7")
+    answered.remember("two", "1/train/abc/7")
     assert Answered(tmp_path).all() == {"one": "2/train/def/7", "two": "1/train/abc/7"}
     answered.remember("one", "")
     answered.remember("one", "")
