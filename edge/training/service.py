@@ -196,15 +196,15 @@ class _Shell:
         source = self.sources.get(fact.plan.source)
         if source is None:
             raise TrainingFailed(f"there is no source {fact.plan.source!r}")
-        examples = await asyncio.to_thread(source.read)
-        vector = await asyncio.to_thread(self.disk.versions.read, work.job, fact.model)
+        model, versions = fact.model, self.disk.versions
+        examples, vector = await asyncio.to_thread(lambda: (source.read(), versions.read(work.job, model)))
         lesson = Lesson(
             task=fact.task,
             plan=fact.plan,
             lr=fact.plan.lr * fact.plan.lr_decay**fact.round,
             seed=self._seed(work),
             budget_s=work.budget_s - (time.monotonic() - started),
-            layout_hash=fact.model.layout_hash,
+            layout_hash=model.layout_hash,
         )
         session = await self.host.open_session(name)
         try:
