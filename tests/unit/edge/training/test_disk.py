@@ -181,6 +181,16 @@ def test_a_crash_before_the_rest_has_its_place_is_made_good_by_the_receipt_that_
     np.testing.assert_array_equal(again.rest("job", 3), SECOND)
 
 
+def test_a_rest_that_a_power_cut_spoiled_is_none(tmp_path: Path):
+    updates, one = Updates(tmp_path), stored(b"1")
+    updates.put(one, b"1", FIRST)
+    updates.settle(one.key, True)
+    whole = (tmp_path / "job.rest").read_bytes()
+    for spoiled in (b"", whole[:-4], bytes(len(whole)), whole[:-1] + bytes([whole[-1] ^ 1])):
+        (tmp_path / "job.rest").write_bytes(spoiled)
+        assert Updates(tmp_path).rest("job", 3) is None
+
+
 def test_a_power_cut_between_the_rest_and_the_update_leaves_neither(tmp_path: Path):
     updates, one = Updates(tmp_path), stored(b"data")
     updates.put(one, b"data", FIRST)
