@@ -58,7 +58,7 @@ up: $(RUN)
 	$(BIN)/shoal up
 
 test: $(DEV)
-	$(BIN)/pytest -n 2 --dist loadfile
+	$(BIN)/pytest -n 3 --dist loadfile
 
 test-long: $(DEV)
 	$(BIN)/pytest -m long
