@@ -20,7 +20,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any, Generic, TypeVar
 
 from broker.bus import NO_PROPERTIES, Bus, Delivery, Link, Properties, Subscription
@@ -257,7 +257,7 @@ class Service(Generic[E]):
             task = asyncio.ensure_future(self._wait(work, answer))
             task.set_name(f"{self.name}: {type(work).__name__}")
             self._working.add(task)
-            task.add_done_callback(self._worked)
+            task.add_done_callback(partial(self._worked, answer))
         elif answer is not None:
             self._events.append(answer)
 
@@ -269,7 +269,9 @@ class Service(Generic[E]):
         if event is not None:
             self.feed(event)
 
-    def _worked(self, task: asyncio.Task[None]) -> None:
+    def _worked(self, answer: Awaitable[object], task: asyncio.Task[None]) -> None:
+        if inspect.iscoroutine(answer):
+            answer.close()  # one that was cancelled before it began would complain that nobody awaited it
         self._working.discard(task)
         if self._room is not None and not self._room.done() and len(self._working) < self._work_max:
             self._room.set_result(None)

@@ -44,11 +44,11 @@ def restore(archive: ArchiveReader, url: str, data: Path, told: Told, *, force: 
     archive.check(told)
     aside = data / f"{SET_ASIDE}{int(time.time())}"
     _check_key(archive, data)
-    standing = _standing(archive, data, database)
-    if standing and not force:
-        raise ConfigError(f"{data} holds {standing[0]} already; --force sets it aside")
     try:
         with _target(url, aside, force=force) as connection:
+            standing = _standing(archive, data, database)  # now that no cloud writes there
+            if standing and not force:
+                raise ConfigError(f"{data} holds {standing[0]} already; --force sets it aside")
             _load(connection, archive, told)
             _put_files(archive, data, database, aside, told)
     except (ArgumentError, NoSuchModuleError, ImportError) as error:

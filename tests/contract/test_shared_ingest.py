@@ -98,6 +98,7 @@ def test_two_workers_share_the_work_and_nothing_is_stored_twice(play, kind, tmp_
     play(kind, scenario)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", BROKERS)
 def test_a_worker_that_dies_with_messages_in_hand_loses_none(play, kind, tmp_path):
     async def scenario(world: World) -> None:
@@ -107,7 +108,7 @@ def test_a_worker_that_dies_with_messages_in_hand_loses_none(play, kind, tmp_pat
             await workers.kill(0)
             await speaking
             await workers.start()
-            await until(lambda: stored(workers) == 3000, timeout_s=30.0)
+            await until(lambda: stored(workers) == 3000, timeout_s=90.0)
             (row,) = workers.store.telemetry.ledger("n1")
             assert (row.settled, row.produced, row.ahead, row.lost) == (3000, 3000, (), 0)
 
