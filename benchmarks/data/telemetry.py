@@ -274,9 +274,9 @@ async def _kills(folder: Path, share: float, devices: int = 100) -> Found:
             await asyncio.sleep(every_s if share == 1.0 else every_s / 3)
             local.broker.signal(signal.SIGKILL)
             await local.broker.wait()
+            restarted = time.monotonic()  # some are back before we have noticed that it listens
             await local.broker.start()
             await local.listening(local.broker, local.port)
-            restarted = time.monotonic()
             while len(people.back_after(restarted, devices)) < devices:
                 if time.monotonic() - restarted > BACK_S_MAX:
                     break
