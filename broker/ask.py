@@ -36,6 +36,7 @@ class Asker:
         self._bus, self._session = bus, session
         self._numbers = itertools.count(1)
         self._waiting: dict[str, asyncio.Future[Reply]] = {}
+        self._timers: dict[str, asyncio.TimerHandle] = {}
         self._topics: tuple[Topic[Reply], ...] = (APP_REPLY, REPLY)
         filters = [APP_REPLY.filter_for(app=caller), REPLY.filter_for(caller=caller)]
         self._subscription = bus.subscribe(filters, self._answered)
@@ -61,27 +62,31 @@ class Asker:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Reply] = loop.create_future()
         self._waiting[correlation] = future
-        # A timer on the future: half the price of `asyncio.timeout`, which cancels and uncancels a task.
-        deadline = loop.call_later(budget_s + GRACE_S, _expire, future, to, budget_s)
         # While the link is down QoS 0 is dropped, and QoS 1 waits.
         quick = repeatable and budget_s > REPEAT_S and self._bus.link.up
-        repeat = loop.call_later(REPEAT_S, self._repeat, to, build, correlation, budget_s) if quick else None
+        # One timer on the future: half the price of `asyncio.timeout`, which cancels and uncancels a task.
+        self._timers[correlation] = (
+            loop.call_later(REPEAT_S, self._repeat, to, build, correlation, budget_s)
+            if quick
+            else loop.call_later(budget_s + GRACE_S, _expire, future, to, budget_s)
+        )
         try:
             self._send(Publish(to, build(correlation, budget_s), 0 if quick else None))
             return checked(await future)
         finally:
-            deadline.cancel()
-            if repeat is not None:
-                repeat.cancel()
+            self._timers.pop(correlation).cancel()
             del self._waiting[correlation]
 
     def _repeat(
         self, to: Address[M], build: Callable[[str, float], M], correlation: str, budget_s: float
     ) -> None:
-        future = self._waiting[correlation]
+        future, left_s = self._waiting[correlation], budget_s - REPEAT_S
+        self._timers[correlation] = future.get_loop().call_later(
+            left_s + GRACE_S, _expire, future, to, budget_s
+        )
         if not future.done():
             try:
-                self._send(Publish(to, build(correlation, budget_s - REPEAT_S)))
+                self._send(Publish(to, build(correlation, left_s)))
             except Refused as refused:  # the outbox is full; the first may have arrived
                 future.set_exception(TimedOut(refused.code, refused.detail))
 

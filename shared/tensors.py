@@ -23,8 +23,8 @@ AnyArray = NDArray[np.generic]
 
 def to_wire(array: AnyArray) -> Array:
     """One array for the wire. Raises ``ValueError`` for a dtype that does not travel (objects, strings)."""
-    little = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
-    return Array(_name_of(array.dtype), array.shape, little.tobytes())
+    name = _name_of(array.dtype)
+    return Array(name, array.shape, np.ascontiguousarray(array, _LITTLE[name]).tobytes())
 
 
 @lru_cache(maxsize=64)
@@ -40,7 +40,7 @@ def from_wire(array: Array) -> AnyArray:
     dtype = _LITTLE.get(array.dtype)
     if dtype is None:
         raise Unreadable(f"an array of {array.dtype[:32]!r} is not accepted")
-    if len(array.shape) > DIMENSIONS_MAX or any(size < 0 for size in array.shape):
+    if len(array.shape) > DIMENSIONS_MAX or min(array.shape, default=0) < 0:
         raise Unreadable(f"an array of shape {array.shape[:9]} is not accepted")
     if prod(array.shape) * dtype.itemsize != len(array.data):
         raise Unreadable(f"{len(array.data)} bytes do not fill {array.dtype} of shape {array.shape}")

@@ -291,7 +291,7 @@ class Inference:
         return [Publish(_reply_to(self.node, job.caller), reply, qos)]
 
     def _load(self) -> LoadChanged:
-        models = tuple(sorted({job.model for job in self.running.values()}))
+        models = tuple(sorted({job.model for job in self.running.values()})) if self.running else ()
         return LoadChanged(len(self.waiting), len(self.running), models)
 
     def check(self) -> None:
