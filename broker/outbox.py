@@ -15,7 +15,10 @@ from broker.bus import NO_PROPERTIES, BusStats, Properties
 
 
 class Outgoing(msgspec.Struct):
-    """A message on its way out. ``number`` grows with each publish."""
+    """A message on its way out. ``number`` grows with each publish.
+
+    ``expires_at``: None also at QoS 0, which leaves at once, with all its time.
+    """
 
     topic: str
     payload: bytes
@@ -28,7 +31,7 @@ class Outgoing(msgspec.Struct):
 
     def expiry_s(self, now: float) -> int | None:
         """Whole seconds it is still worth keeping, rounded up; 0 or less: expired; None: no limit."""
-        return None if self.expires_at is None else -int((now - self.expires_at) // 1)
+        return self.properties.expiry_s if self.expires_at is None else -int((now - self.expires_at) // 1)
 
 
 class Outbox:

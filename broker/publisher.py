@@ -49,12 +49,12 @@ class Publisher:
         done: Callable[[], None] | None = None,
     ) -> bool:
         """Send now or queue. False: the outbox is full."""
-        expiry_s = properties.expiry_s
-        expires_at = None if expiry_s is None else self._clock() + expiry_s
-        message = Outgoing(topic, payload, qos, retain, properties, done, expires_at)
+        message = Outgoing(topic, payload, qos, retain, properties, done)
         if qos == 0:
             self._send_or_drop(message)
             return True
+        if properties.expiry_s is not None:
+            message.expires_at = self._clock() + properties.expiry_s
         self._last_number = message.number = next(self._numbers)
         if self._has_room() and not self._outbox:
             self._send(message)

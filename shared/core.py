@@ -1,27 +1,29 @@
-"""The shape of every state machine in the platform: events in, effects out, one door."""
+"""The shape of every state machine in the platform: events in, effects out, one door.
 
-from dataclasses import dataclass
+What passes through that door for every request are msgspec Structs: made in C, an eighth of the time that a
+frozen dataclass takes.
+"""
+
 from typing import Generic, Protocol, TypeVar
+
+import msgspec
 
 from shared.topics import Address, M
 
 E_contra = TypeVar("E_contra", contravariant=True)
 
 
-@dataclass(frozen=True, slots=True)
-class Tick:
+class Tick(msgspec.Struct, frozen=True):
     """Time has passed. The only way a core learns that anything can be overdue."""
 
 
-@dataclass(frozen=True, slots=True)
-class LinkUp:
+class LinkUp(msgspec.Struct, frozen=True):
     """This process can reach the broker (again). ``resumed``: the broker kept our session."""
 
     resumed: bool
 
 
-@dataclass(frozen=True, slots=True)
-class LinkDown:
+class LinkDown(msgspec.Struct, frozen=True):
     """This process lost the broker. Silence says nothing about anybody until it is back."""
 
 
@@ -37,8 +39,7 @@ class Work(Effect):
     __slots__ = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Publish(Effect, Generic[M]):
+class Publish(Effect, msgspec.Struct, Generic[M], frozen=True):
     """Send one message. Never blocks: it waits in a bounded outbox while the link is down.
 
     ``qos``: None is the topic's own; 0 where the sender would repeat it anyway.
@@ -49,22 +50,19 @@ class Publish(Effect, Generic[M]):
     qos: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Clear(Effect, Generic[M]):
+class Clear(Effect, msgspec.Struct, Generic[M], frozen=True):
     """Delete the retained fact at this address."""
 
     to: Address[M]
 
 
-@dataclass(frozen=True, slots=True)
-class Ignore(Effect):
+class Ignore(Effect, msgspec.Struct, frozen=True):
     """The core looked at the event and decided to do nothing. Counted, never silent."""
 
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Failed:
+class Failed(msgspec.Struct, frozen=True):
     """A piece of work raised. The core decides what that means."""
 
     work: Work

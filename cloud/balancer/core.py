@@ -18,9 +18,10 @@ it requests go out without one), ``RECORDS_MAX`` explanations, and timers in pro
 """
 
 from collections import Counter, deque
-from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
 from math import inf
+
+import msgspec
 
 from cloud.balancer.fleet import Fleet
 from cloud.balancer.node import Held, Node
@@ -48,16 +49,14 @@ SPARE_MAX = 256.0
 TIMERS_SPARE = 1024
 
 
-@dataclass(frozen=True, slots=True)
-class InferAsked:
+class InferAsked(msgspec.Struct, frozen=True):
     """An application asks the fleet."""
 
     app: str
     ask: InferAsk
 
 
-@dataclass(frozen=True, slots=True)
-class ReplyHeard:
+class ReplyHeard(msgspec.Struct, frozen=True):
     """A device answered some caller."""
 
     node: str
@@ -65,8 +64,7 @@ class ReplyHeard:
     reply: Reply
 
 
-@dataclass(frozen=True, slots=True)
-class DeclineHeard:
+class DeclineHeard(msgspec.Struct, frozen=True):
     """A device did not take a request on: our picture of it was wrong, or is old."""
 
     node: str

@@ -11,8 +11,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import StrEnum
+
+import msgspec
 
 from cloud.balancer.node import Node
 from cloud.balancer.score import Standing
@@ -48,8 +49,7 @@ OPEN = frozenset({Phase.SENT, Phase.RESENT})
 Key = tuple[str, str]  # the app, its correlation
 
 
-@dataclass(slots=True, eq=False)
-class Pending:
+class Pending(msgspec.Struct, eq=False):
     """``ask`` is kept only while a second try is possible. ``patience_s``: silence beyond this is a fault.
 
     ``due``: when it is looked at again, the ``deadline`` at the latest.

@@ -28,16 +28,14 @@ ANSWERED_BYTES_MAX = 8 << 20
 OUTPUT_BYTES_MAX = REPLY.bytes_max - 1024  # what stands around the outputs needs room too
 
 
-@dataclass(frozen=True, slots=True)
-class InferArrived:
+class InferArrived(msgspec.Struct, frozen=True):
     """The cloud asks, on behalf of a caller."""
 
     model: str
     command: InferCommand
 
 
-@dataclass(frozen=True, slots=True)
-class LocalAsked:
+class LocalAsked(msgspec.Struct, frozen=True):
     """Something on this device asks. ``ticket`` names the one who waits."""
 
     ticket: str
@@ -47,20 +45,17 @@ class LocalAsked:
     budget_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class ModelsChanged:
+class ModelsChanged(msgspec.Struct, frozen=True):
     """These modules can answer now."""
 
     ready: frozenset[str]
 
 
-@dataclass(frozen=True, slots=True)
-class DrainStarted:
+class DrainStarted(msgspec.Struct, frozen=True):
     """Finish what is here, take nothing new."""
 
 
-@dataclass(frozen=True, slots=True)
-class Ran:
+class Ran(msgspec.Struct, frozen=True):
     """A module answered. ``service_s``: how long it took."""
 
     key: str
@@ -68,8 +63,7 @@ class Ran:
     service_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class Refusal:
+class Refusal(msgspec.Struct, frozen=True):
     """A module was stopped or refused its input; nothing else was harmed."""
 
     key: str
@@ -77,8 +71,7 @@ class Refusal:
     detail: str
 
 
-@dataclass(frozen=True, slots=True)
-class RunModule(Work):
+class RunModule(Work, msgspec.Struct, frozen=True):
     """Call a function of a loaded module."""
 
     key: str
@@ -88,16 +81,14 @@ class RunModule(Work):
     budget_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class AnswerLocally(Effect):
+class AnswerLocally(Effect, msgspec.Struct, frozen=True):
     """Give the reply to the one on this device who holds the ticket."""
 
     ticket: str
     reply: Reply
 
 
-@dataclass(frozen=True, slots=True)
-class LoadChanged(Effect):
+class LoadChanged(Effect, msgspec.Struct, frozen=True):
     """How busy we are; the heartbeat tells the cloud."""
 
     queue_depth: int
@@ -119,8 +110,7 @@ Event = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class _Job:
+class _Job(msgspec.Struct, frozen=True):
     """One admitted request. ``caller`` is empty when it is local. ``repeatable``: see ``InferCommand``."""
 
     key: str
@@ -178,7 +168,7 @@ class Inference:
 
     def _asked(self, model: str, command: InferCommand, now: float) -> list[Effect]:
         key = f"{command.caller}/{command.correlation}"
-        if key in self.running or any(job.key == key for job in self.waiting):
+        if key in self.running or (self.waiting and any(job.key == key for job in self.waiting)):
             return [Ignore(f"{key} is being answered already")]
         if key in self.answered:
             return [Publish(_reply_to(self.node, command.caller), self.answered[key])]
@@ -209,8 +199,10 @@ class Inference:
         return [self._load()]
 
     def _is_free_for(self, model: str) -> bool:
-        held = sum(job.model == model for job in self.running.values())
-        return len(self.running) <= self.slots and held < self.slots
+        running = self.running
+        if not running:
+            return True
+        return len(running) <= self.slots and sum(job.model == model for job in running.values()) < self.slots
 
     def _start(self, job: _Job, now: float) -> RunModule:
         self.running[job.key] = job

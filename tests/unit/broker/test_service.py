@@ -115,8 +115,7 @@ def test_effects_are_performed_in_order_and_ignored_events_are_counted():
     async def scenario():
         done = []
 
-        @dataclass(frozen=True)
-        class Note(Ignore): ...
+        class Note(Ignore, frozen=True): ...
 
         core = Script(
             {
