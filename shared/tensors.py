@@ -10,13 +10,15 @@ from numpy.typing import NDArray
 
 from shared.errors import Unreadable
 from shared.messages import Array
-from shared.wire import packed, unpacked
+from shared.wire import packed, unpacker
 
 DTYPES = frozenset(
     {"float32", "float64", "float16", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "bool"}
 )
 DIMENSIONS_MAX = 8
 _LITTLE = {name: np.dtype(name).newbyteorder("<") for name in DTYPES}
+
+_unpack_inputs = unpacker(tuple[Array, ...] | bytes)
 
 AnyArray = NDArray[np.generic]
 
@@ -44,7 +46,7 @@ def from_wire(array: Array) -> AnyArray:
         raise Unreadable(f"an array of shape {array.shape[:9]} is not accepted")
     if prod(array.shape) * dtype.itemsize != len(array.data):
         raise Unreadable(f"{len(array.data)} bytes do not fill {array.dtype} of shape {array.shape}")
-    return np.frombuffer(array.data, dtype).reshape(array.shape)
+    return np.ndarray(array.shape, dtype, array.data)
 
 
 def pack_inputs(inputs: Sequence[AnyArray] | bytes) -> msgspec.Raw:
@@ -56,7 +58,7 @@ def pack_inputs(inputs: Sequence[AnyArray] | bytes) -> msgspec.Raw:
 
 def unpack_inputs(raw: msgspec.Raw) -> list[AnyArray] | bytes:
     """The other direction. Raises :class:`Unreadable`."""
-    value = unpacked(raw, tuple[Array, ...] | bytes)  # type: ignore[arg-type]
+    value = _unpack_inputs(raw)
     if isinstance(value, bytes):
         return value
     return [from_wire(one) for one in value]

@@ -6,6 +6,7 @@ deflated (zlib, whose first byte is ``x``); what they may become is bounded like
 """
 
 import zlib
+from collections.abc import Callable
 from functools import cache
 from typing import Any, Protocol, TypeVar
 
@@ -66,11 +67,22 @@ def packed(value: Any) -> msgspec.Raw:
 
 def unpacked(raw: msgspec.Raw | bytes, of: type[T]) -> T:
     """The typed value inside a ``Raw`` field. Raises :class:`Unreadable`."""
-    try:
-        kind: Any = of
-        return _msgpack(kind).decode(bytes(raw))  # type: ignore[no-any-return]
-    except _BAD as error:
-        raise Unreadable(f"not a {getattr(of, '__name__', of)}: {error}") from None
+    kind: Any = of
+    return unpacker(kind)(raw)  # type: ignore[no-any-return]
+
+
+@cache
+def unpacker(of: Any) -> Callable[[msgspec.Raw | bytes], Any]:
+    """:func:`unpacked` for one type, to be kept: looking up a union costs as much as decoding it."""
+    decoder = msgspec.msgpack.Decoder(of)
+
+    def unpack(raw: msgspec.Raw | bytes) -> Any:
+        try:
+            return decoder.decode(raw)
+        except _BAD as error:
+            raise Unreadable(f"not a {getattr(of, '__name__', of)}: {error}") from None
+
+    return unpack
 
 
 def decode(topic: Topic[M], payload: bytes) -> M:
