@@ -5,9 +5,9 @@ forget nothing, and do each piece of work at once.
 
     python -m benchmarks.data._devices --port PORT --first 0 --every 1.67 --samples 20 < passwords
 
-Each device records ``samples`` samples every ``every`` seconds. SIGUSR1: nothing more is recorded. SIGTERM:
-the number of samples recorded so far is printed, and the process ends. Standard output: a line ``up NODE``
-each time that a device's link comes up, with the time (monotonic, as in all processes of a machine).
+Each device records ``samples`` samples every ``every`` seconds. SIGUSR1: nothing more is recorded, and what
+was is printed (``recorded NUMBER``). SIGTERM: the process ends. Standard output: also a line ``up NODE TIME``
+each time that a device's link comes up (monotonic seconds, the same in all processes of a machine).
 """
 
 import argparse
@@ -122,7 +122,7 @@ class Talking:
             },
         )
         self.service.feed(Restored(()))
-        self.up = asyncio.Event()
+        self.up, self.done = asyncio.Event(), asyncio.Event()
         self.device.bus.watch_link(self._linked)
 
     def _linked(self, link: Link) -> None:
@@ -142,6 +142,7 @@ class Talking:
                 self.service.feed(Recorded(STREAM, Sample(now + place * self.every_s / self.samples, values)))
             due += self.every_s
             await asyncio.sleep(max(0.0, due - time.monotonic()))
+        self.done.set()
 
     async def run(self, gate: asyncio.Semaphore, quiet: asyncio.Event) -> None:
         async with asyncio.TaskGroup() as group:
@@ -156,11 +157,18 @@ async def simulate(devices: list[Talking]) -> None:
     loop.add_signal_handler(signal.SIGUSR1, quiet.set)
     loop.add_signal_handler(signal.SIGTERM, over.set)
     running = [asyncio.create_task(one.run(gate, quiet)) for one in devices]
+    counting = asyncio.create_task(_count(devices))
     await over.wait()
-    print("recorded", sum(one.core.produced(STREAM) for one in devices), flush=True)
+    counting.cancel()
     for task in running:
         task.cancel()
     await asyncio.gather(*running, return_exceptions=True)
+
+
+async def _count(devices: list[Talking]) -> None:
+    for one in devices:
+        await one.done.wait()
+    print("recorded", sum(one.core.produced(STREAM) for one in devices), flush=True)
 
 
 def main() -> None:

@@ -137,7 +137,8 @@ class Crowd:
         self.processes: list[asyncio.subprocess.Process] = []
         self.readers: list[asyncio.Task[None]] = []
         self.ups: list[tuple[float, str]] = []
-        self.recorded = 0
+        self.recorded: list[int] = []
+        self.counted = asyncio.Event()
 
     async def start(self, local: LocalFleet, passwords: list[str], every_s: float, samples: int) -> None:
         for first in range(0, len(passwords), PER_PROCESS):
@@ -160,20 +161,24 @@ class Crowd:
             if word == "up":
                 self.ups.append((float(rest[1]), rest[0]))
             elif word == "recorded":
-                self.recorded += int(rest[0])
+                self.recorded.append(int(rest[0]))
+                if len(self.recorded) == len(self.processes):
+                    self.counted.set()
 
-    def quiet(self) -> None:
-        """Nothing more is recorded."""
+    async def quiet(self) -> int:
+        """Nothing more is recorded; how much was."""
         for process in self.processes:
             process.send_signal(signal.SIGUSR1)
+        async with asyncio.timeout(SETTLE_S_MAX):
+            await self.counted.wait()
+        return sum(self.recorded)
 
-    async def stop(self) -> int:
-        """How much all of them recorded."""
+    async def stop(self) -> None:
+        """Their end."""
         for process in self.processes:
             if process.returncode is None:
                 process.send_signal(signal.SIGTERM)
         await asyncio.gather(*(process.wait() for process in self.processes), *self.readers)
-        return self.recorded
 
     def cpu_s(self) -> float:
         return sum(cpu_s(process.pid) for process in self.processes)
@@ -225,9 +230,8 @@ async def _fleet(folder: Path, share: float, devices: int = 1000, messages_per_s
         cores["devices"] = (people.cpu_s() - used_devices) / lasted_s
         idle = (await fleet.overview()).nodes.get("idle", 0)
         during = await ledger_of(fleet)
-        people.quiet()
-        after_s, sums = await _all_settled(local, fleet)
-        recorded = await people.stop()
+        recorded = await people.quiet()
+        after_s, sums = await _all_settled(fleet, recorded)
     samples_per_s = (during["stored"] - before["stored"]) / lasted_s
     return {
         "devices": devices,
@@ -254,16 +258,17 @@ def _size(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-async def _all_settled(local: LocalFleet, fleet: Fleet) -> tuple[float, dict[str, int]]:
-    """Wait until nothing is pending and nothing moves any more."""
-    began, last = time.monotonic(), dict[str, int]()
-    while time.monotonic() - began < SETTLE_S_MAX:
+async def _all_settled(fleet: Fleet, recorded: int) -> tuple[float, dict[str, int]]:
+    """Wait until all of it is stored and nothing is pending, ``SETTLE_S_MAX`` at most.
+
+    What the killed broker took along is sent again when its acknowledgement is overdue.
+    """
+    began = time.monotonic()
+    sums = await ledger_of(fleet)
+    while (sums["stored"] < recorded or sums["pending"]) and time.monotonic() - began < SETTLE_S_MAX:
+        await asyncio.sleep(0.5)
         sums = await ledger_of(fleet)
-        if sums == last and not sums["pending"]:
-            break
-        last = sums
-        await asyncio.sleep(2.0)
-    return time.monotonic() - began, last
+    return time.monotonic() - began, sums
 
 
 async def _kills(folder: Path, share: float, devices: int = 100) -> Found:
@@ -285,9 +290,8 @@ async def _kills(folder: Path, share: float, devices: int = 100) -> Found:
             progress(
                 f"kill {number + 1}: {len(backs[-1])} of {devices} back, the last after {backs[-1][-1]:.1f} s"
             )
-        people.quiet()
-        after_s, sums = await _all_settled(local, fleet)
-        recorded = await people.stop()
+        recorded = await people.quiet()
+        after_s, sums = await _all_settled(fleet, recorded)
     enough = [one[int(devices * 0.95) - 1] if len(one) >= devices * 0.95 else BACK_S_MAX for one in backs]
     return {
         "kills": times,
