@@ -11,6 +11,10 @@ without acknowledgements (QoS 0), and once more with them when nothing was heard
 import asyncio
 import itertools
 from collections.abc import Callable
+from math import inf
+from typing import Any
+
+import msgspec
 
 from broker.bus import Bus, Delivery
 from broker.service import properties_of
@@ -22,7 +26,19 @@ from shared.wire import decode, encode
 
 WAITING_MAX = 4096
 REPEAT_S = 0.5
+LOOK_S = 0.05  # how late a repeat or the end of a deadline may be noticed
 GRACE_S = 0.25  # a definite refusal made at the deadline itself is worth waiting for: it allows a retry
+
+
+class _Waiting(msgspec.Struct):
+    """A request without its reply yet. ``deadline``, ``repeat_at``: on the loop's clock."""
+
+    future: "asyncio.Future[Reply]"
+    to: Address[Any]
+    build: Callable[[str, float], Any]
+    budget_s: float
+    deadline: float
+    repeat_at: float
 
 
 class Asker:
@@ -35,8 +51,8 @@ class Asker:
         self.late = 0
         self._bus, self._session = bus, session
         self._numbers = itertools.count(1)
-        self._waiting: dict[str, asyncio.Future[Reply]] = {}
-        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._waiting: dict[str, _Waiting] = {}
+        self._looking = False
         self._topics: tuple[Topic[Reply], ...] = (APP_REPLY, REPLY)
         filters = [APP_REPLY.filter_for(app=caller), REPLY.filter_for(caller=caller)]
         self._subscription = bus.subscribe(filters, self._answered)
@@ -44,9 +60,9 @@ class Asker:
     def close(self) -> None:
         """Stop listening; requests in flight end as indefinite."""
         self._subscription.close()
-        for future in self._waiting.values():
-            if not future.done():
-                future.set_exception(TimedOut("closed", "the caller went away before the reply"))
+        for one in self._waiting.values():
+            if not one.future.done():
+                one.future.set_exception(TimedOut("closed", "the caller went away before the reply"))
 
     async def ask(
         self, to: Address[M], build: Callable[[str, float], M], budget_s: float, *, repeatable: bool = False
@@ -60,35 +76,46 @@ class Asker:
             raise Refused("overloaded", f"{WAITING_MAX} requests are waiting already; slow down")
         correlation = f"{self._session}{next(self._numbers):x}"
         loop = asyncio.get_running_loop()
-        future: asyncio.Future[Reply] = loop.create_future()
-        self._waiting[correlation] = future
+        now = loop.time()
         # While the link is down QoS 0 is dropped, and QoS 1 waits.
         quick = repeatable and budget_s > REPEAT_S and self._bus.link.up
-        # One timer on the future: half the price of `asyncio.timeout`, which cancels and uncancels a task.
-        self._timers[correlation] = (
-            loop.call_later(REPEAT_S, self._repeat, to, build, correlation, budget_s)
-            if quick
-            else loop.call_later(budget_s + GRACE_S, _expire, future, to, budget_s)
+        waiting = _Waiting(
+            loop.create_future(), to, build, budget_s, now + budget_s, now + REPEAT_S if quick else inf
         )
+        self._waiting[correlation] = waiting
+        if not self._looking:
+            self._look(loop)
         try:
             self._send(Publish(to, build(correlation, budget_s), 0 if quick else None))
-            return checked(await future)
+            return checked(await waiting.future)
         finally:
-            self._timers.pop(correlation).cancel()
             del self._waiting[correlation]
 
-    def _repeat(
-        self, to: Address[M], build: Callable[[str, float], M], correlation: str, budget_s: float
-    ) -> None:
-        future, left_s = self._waiting[correlation], budget_s - REPEAT_S
-        self._timers[correlation] = future.get_loop().call_later(
-            left_s + GRACE_S, _expire, future, to, budget_s
-        )
-        if not future.done():
-            try:
-                self._send(Publish(to, build(correlation, left_s)))
-            except Refused as refused:  # the outbox is full; the first may have arrived
-                future.set_exception(TimedOut(refused.code, refused.detail))
+    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
+        """See to those who have waited too long, and again as long as anybody waits.
+
+        A timer for each request, made and cancelled, would cost as much as sending it.
+        """
+        now = loop.time()
+        for correlation, one in tuple(self._waiting.items()):
+            if one.future.done():
+                continue
+            if now >= one.deadline + GRACE_S:
+                one.future.set_exception(
+                    TimedOut("deadline", f"no reply on {one.to} within {one.budget_s:g} s")
+                )
+            elif now >= one.repeat_at:
+                one.repeat_at = inf
+                self._repeat(correlation, one, one.deadline - now)
+        self._looking = bool(self._waiting)
+        if self._looking:
+            loop.call_later(LOOK_S, self._look, loop)
+
+    def _repeat(self, correlation: str, one: "_Waiting", left_s: float) -> None:
+        try:
+            self._send(Publish(one.to, one.build(correlation, left_s)))
+        except Refused as refused:  # the outbox is full; the first may have arrived
+            one.future.set_exception(TimedOut(refused.code, refused.detail))
 
     def _send(self, effect: Publish[M]) -> None:
         topic, message = effect.to.topic, effect.message
@@ -107,16 +134,11 @@ class Asker:
         except RemoteError:
             self.late += 1
             return
-        future = self._waiting.get(reply.correlation)
-        if future is None or future.done():
+        waiting = self._waiting.get(reply.correlation)
+        if waiting is None or waiting.future.done():
             self.late += 1
         else:
-            future.set_result(reply)
-
-
-def _expire(future: "asyncio.Future[Reply]", to: Address[M], budget_s: float) -> None:
-    if not future.done():
-        future.set_exception(TimedOut("deadline", f"no reply on {to} within {budget_s:g} s"))
+            waiting.future.set_result(reply)
 
 
 def checked(reply: Reply) -> Reply:

@@ -80,7 +80,8 @@ def test_a_repeatable_request_is_sent_again_with_acknowledgement_after_silence(m
             await asker.ask(TO, build, 1.0, repeatable=True)
             assert sent == [0, 1]
             assert heard[0] == heard[1]
-            assert budgets == [1.0, 0.98]
+            assert budgets[0] == 1.0
+            assert 0 < budgets[1] <= 0.98
 
     asyncio.run(scenario())
 
