@@ -11,7 +11,6 @@ import hashlib
 import secrets
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import msgspec
@@ -64,8 +63,7 @@ T = TypeVar("T")
 CONNECT_S_MAX = 10.0
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(msgspec.Struct, frozen=True):
     """What a device computed. ``outputs``: arrays, or JSON bytes of a WASI module.
 
     ``request``: what to ask ``shoal why`` about.

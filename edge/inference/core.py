@@ -233,6 +233,8 @@ class Inference:
 
     def _start_waiting(self, now: float) -> list[Effect]:
         """Whoever waited longest and finds its lane free."""
+        if not self.waiting:
+            return []
         effects: list[Effect] = []
         passed: list[_Job] = []
         while self.waiting and len(self.running) <= self.slots:

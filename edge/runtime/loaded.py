@@ -133,25 +133,38 @@ class Loaded:
         if not instance.is_ready(call):
             self._free.append(instance)
             return None
+        return self._run_watched(instance, call, recent, started)
+
+    def _run_watched(
+        self, instance: TensorInstance, call: TensorCall, recent: Recent, started: float
+    ) -> list[Array]:
+        """On the event loop, with an eye on the clock."""
         used_s = self._processor_clock() if started < self._probation.watched_until else None
+        counts = instance.is_ticking
         try:
-            return self._run_tensor(instance, call, None)
-        except DeadlineExceeded:
-            self.overruns += 1
-            if used_s is None:  # else what it used decides
-                self._probation.bar(self._clock())
+            result = instance.run(call, None)
+        except BaseException as error:
+            instance.close()
+            if isinstance(error, DeadlineExceeded):
+                self.overruns += 1
+                if used_s is None:  # else what it used decides
+                    self._probation.bar(self._clock())
             raise
         finally:
-            ended = self._clock()
-            if ended - started > self._probation.slow_s:
+            elapsed_s = (ended := self._clock()) - started
+            if elapsed_s > self._probation.slow_s:
                 self._probation.slow(used_s and self._processor_clock() - used_s, ended)
+        if counts:
+            recent.add(elapsed_s)
+        self._give_back(instance)
+        return result
 
     def retire(self) -> None:
         """Close the free instances now and the others when their call ends."""
         self._retired = True
         self._close_free(down_to=0)
 
-    def _run_tensor(self, instance: TensorInstance, call: TensorCall, deadline: float | None) -> list[Array]:
+    def _run_tensor(self, instance: TensorInstance, call: TensorCall, deadline: float) -> list[Array]:
         was_warm = instance.is_warm(call)
         started = self._clock()
         try:

@@ -217,9 +217,14 @@ class TensorInstance:
                 return False
         return True
 
+    @property
+    def is_ticking(self) -> bool:
+        """Whether no call has to wake the ticker first."""
+        return self._program.sandbox.ticking
+
     def is_warm(self, call: TensorCall) -> bool:
         """Whether a call's time would be its own: no module to make and no ticker to wake first."""
-        return self._program.sandbox.ticking and self.is_ready(call)
+        return self.is_ticking and self.is_ready(call)
 
     def run(self, call: TensorCall, deadline: float | None) -> list[Array]:
         """Raises :class:`WasmError`; the caller then throws this instance away.
