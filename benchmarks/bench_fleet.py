@@ -8,7 +8,7 @@
 (b) throughput  five devices, 64 requests in flight; and the CPU time of one request, process by process,
                 which says what the machine could do at most
 
-    python -m benchmarks.bench_fleet [--rounds 21] [--seconds 6] [--json PATH]
+    python -m benchmarks.bench_fleet [--rounds 41] [--seconds 6] [--json PATH]
 
 Every process is real and has default settings; all of them share this machine with the app that asks.
 """
@@ -40,7 +40,7 @@ from shared.tensors import pack_inputs
 from shared.topics import COMMAND, REPLY, root
 from shared.wire import encode
 
-CALLS = 200  # of one round
+CALLS = 100  # of one round
 DEVICES = 5
 IN_FLIGHT = 64
 ECHO = "echo"  # the echo's fleet, its device and its caller
@@ -224,7 +224,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rounds", type=int, default=21)
+    parser.add_argument("--rounds", type=int, default=41)
     parser.add_argument("--seconds", type=float, default=6.0)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()

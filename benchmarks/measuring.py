@@ -57,7 +57,7 @@ def machine() -> Found:
     return {
         "cpu": _cpu_model(),
         "cores": len(os.sched_getaffinity(0)),
-        "python": platform.python_version(),
+        "python": platform.python_version() + (" of the system" if sys.base_prefix == "/usr" else ""),
         "system": f"{platform.system()} {platform.machine()}",
         "packages": {name: version(name) for name in ("mqtt5", "msgspec", "uvloop", "wasmtime", "numpy")},
         "load_before": round(os.getloadavg()[0], 2),
