@@ -182,13 +182,7 @@ class Cloud:
         self.retention = retention_service(Retention(policy_of(config.retention)), self.bus, store.telemetry)
         self.history = history_service(History(), self.bus, store.telemetry)
         self.bus.watch_link(lambda link: self._announce(online=True) if link.up else None)
-        self.store, self.stopped = store, asyncio.Event()
-
-    async def run(self) -> None:
-        """Until it is told to stop."""
-        on_signals(lambda _: self.stopped.set())
-        buses = [asyncio.create_task(self.bus.run(), name="bus")]
-        services = (
+        self.services = (
             self.registry,
             self.balancer,
             self.rollout,
@@ -197,7 +191,16 @@ class Cloud:
             self.catalog,
             self.learning,
             self.sync,
+            self.history,
+            self.retention,
         )
+        readers.counters.update((service.name, service.counts) for service in self.services)
+        self.store, self.stopped = store, asyncio.Event()
+
+    async def run(self) -> None:
+        """Until it is told to stop."""
+        on_signals(lambda _: self.stopped.set())
+        buses = [asyncio.create_task(self.bus.run(), name="bus")]
         try:
             await until(
                 self.stopped,
@@ -205,9 +208,7 @@ class Cloud:
                 self._api(),
                 self.ingest.run(),
                 self.residency.run(),
-                self.history.run(),
-                self.retention.run(),
-                *(service.run() for service in services),
+                *(service.run() for service in self.services),
             )
             self._announce(online=False)
             with suppress(TimeoutError):

@@ -31,7 +31,7 @@ _REACHABLE = (NodeStatus.IDLE, NodeStatus.BUSY, NodeStatus.ERROR, NodeStatus.UNK
 class Readers:
     """Everything that :class:`cloud.operator.core.Operator` answers from. ``unix_s``: the wall clock.
 
-    ``counters``: of further capabilities, by name; the status shows them.
+    ``counters``: of the parts of the cloud, by name; the status and /metrics show them.
     """
 
     def __init__(
@@ -122,7 +122,7 @@ class Readers:
             "at_unix_s": self._unix_s(),
             "nodes": len(self._registry),
             "requests": {**self._balancer.counts, "waiting": self._balancer.waiting},
-            **{name: dict(counts) for name, counts in self.counters.items()},
+            "counters": {name: dict(counts) for name, counts in self.counters.items()},
         }
 
 

@@ -51,11 +51,11 @@ async def healthz(request: Request) -> Response:
 )
 async def metrics(request: Request) -> Response:
     """The fleet in numbers, for Prometheus."""
-    overview = await fleet_of(request).overview()
+    overview, status = await asyncio.gather(fleet_of(request).overview(), fleet_of(request).status())
     states = Counter({state.value: 0 for state in TaskState})
     states.update(task.state.value for task in core_of(request).visible.values())
     tasks = _by("shoal_tasks", "Tasks by state.", "state", states)
-    page = exposition([*_of_fleet(overview), tasks])
+    page = exposition([*_of_fleet(overview), _of_parts(status["counters"]), tasks])
     return Response(page, media_type=CONTENT_TYPE_LATEST)
 
 
@@ -91,6 +91,17 @@ def _of_fleet(overview: Overview) -> Iterator[Metric]:
     for outcome, count in sorted(most.items()):
         counter.add_metric([outcome], count)
     yield counter
+
+
+def _of_parts(counters: Mapping[str, Mapping[str, int]]) -> Metric:
+    """Messages in and out, what could not be read, samples stored: as each part of the cloud counts them."""
+    counter = CounterMetricFamily(
+        "shoal_events", "What the parts of the cloud did since its start.", labels=["part", "what"]
+    )
+    for part, counts in sorted(counters.items()):
+        for what, count in sorted(counts.items()):
+            counter.add_metric([part, what], count)
+    return counter
 
 
 def _by(name: str, help: str, label: str, values: Mapping[str, int]) -> Metric:

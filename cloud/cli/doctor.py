@@ -131,7 +131,7 @@ async def _fleet(client: "Fleet") -> AsyncIterator[Finding]:
     yield _clock("cloud", float(status["at_unix_s"]), started, round_trip_s)
     async for finding in _nodes(client):
         yield finding
-    yield _ingest(status.get("ingest", {}))
+    yield _ingest(status.get("counters", {}).get("ingest", {}))
     yield await _ledger(client)
     yield await _letters(client)
 

@@ -173,6 +173,10 @@ def test_metrics_count_what_the_fleet_did(http: httpx.Client) -> None:
     sent = next(line for line in lines() if line.startswith('shoal_requests_total{outcome="sent"}'))
     assert float(sent.split()[-1]) >= 1
     assert any(line.startswith('shoal_tasks{state="done"}') for line in lines())
+    heard = next(
+        line for line in lines() if line.startswith('shoal_events_total{part="registry",what="received"}')
+    )
+    assert float(heard.split()[-1]) >= 2
 
 
 def test_the_page_and_its_scripts_come_from_here(http: httpx.Client) -> None:

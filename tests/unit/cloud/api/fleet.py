@@ -284,4 +284,5 @@ class FakeFleet:
 
     async def status(self) -> dict[str, Any]:
         self._maybe_fail()
-        return {"fleet": "main", "term": 3, "version": "0.1.0", "at_unix_s": 1.0}
+        counters = {"ingest": {"samples": 7}, "sync": {"received": 2}}
+        return {"fleet": "main", "term": 3, "version": "0.1.0", "at_unix_s": 1.0, "counters": counters}

@@ -127,6 +127,8 @@ def test_metrics_are_prometheus_text(tell: Tell[httpx.Response]) -> None:
         "shoal_waiting 2.0",
         "shoal_term 3.0",
         'shoal_tasks{state="done"} 0.0',
+        'shoal_events_total{part="ingest",what="samples"} 7.0',
+        'shoal_events_total{part="sync",what="received"} 2.0',
     ):
         assert line in lines
     assert not any("waiting" in line and "outcome" in line for line in lines)
