@@ -17,7 +17,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise, product
+from math import nan
 from pathlib import Path
 from statistics import median
 
@@ -26,7 +28,7 @@ import numpy as np
 from benchmarks.federated.flower.__main__ import DEVICES, PARAMS, kept
 from benchmarks.federated.processes import pss_mib, tree_cpu_s
 from benchmarks.federated.proxy import Link, counting
-from benchmarks.federated.rows import Journal, Row, empty, row_of
+from benchmarks.federated.rows import FIRST, Journal, Row, empty, row_of
 from benchmarks.federated.tables import overhead_table, told
 from benchmarks.fleet import until
 from benchmarks.measuring import Found, machine, progress, write_json
@@ -133,7 +135,11 @@ async def _idle(devices: Sequence[LocalProcess]) -> float:
 async def _watched(
     fleet: Fleet, spec: fl.JobSpec, local: LocalFleet, links: Sequence[Link], journal: Journal
 ) -> None:
-    """Create the job, and take note of each round as it ends."""
+    """Create the job, and take note of each round as it ends.
+
+    CPU is read at the two moments that a row needs. To look for processes takes milliseconds in which this
+    one passes nothing on, and they would count as the round's.
+    """
     pids = [process.pid for process in local.processes]
     opened: dict[int, float] = {}
     lines: list[dict[str, float]] = []
@@ -149,7 +155,8 @@ async def _watched(
                     number, began = opened.popitem()
                     lines.append({"round": number, "seconds": now - began, "train_s": 0.0, "clients": 0})
                     _write(journal.path, lines)
-                    journal.look(links, lambda: tree_cpu_s(pids))
+                    cpu_s = tree_cpu_s(pids) if len(lines) in (FIRST, spec.rounds) else nan
+                    journal.look(links, partial(float, cpu_s))
                 opened[fact.round] = now
             if ended:
                 break

@@ -16,8 +16,8 @@ def _stat(pid: int) -> list[str]:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
 
 
-def tree(root: int) -> list[int]:
-    """The process and its descendants that are alive, ancestors first; none when it has ended."""
+def tree(*roots: int) -> list[int]:
+    """The processes and their descendants that are alive, ancestors first; none of those that have ended."""
     children: dict[int, list[int]] = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -25,7 +25,7 @@ def tree(root: int) -> list[int]:
                 children.setdefault(int(_stat(int(entry.name))[_PARENT]), []).append(int(entry.name))
             except OSError:
                 continue  # it has ended meanwhile
-    found = [root] if Path(f"/proc/{root}").exists() else []
+    found = [root for root in roots if Path(f"/proc/{root}").exists()]
     for pid in found:
         found += children.get(pid, [])
     return found
@@ -34,12 +34,11 @@ def tree(root: int) -> list[int]:
 def tree_cpu_s(roots: Iterable[int]) -> float:
     """Seconds of user and system time of the trees, with the children that have ended and were waited for."""
     total = 0
-    for root in roots:
-        for pid in tree(root):
-            try:
-                total += sum(int(field) for field in _stat(pid)[_TIMES])
-            except OSError:
-                continue
+    for pid in tree(*roots):
+        try:
+            total += sum(int(field) for field in _stat(pid)[_TIMES])
+        except OSError:
+            continue
     return total / _TICKS_PER_S
 
 
