@@ -186,6 +186,7 @@ class Boot:
             compare_s=config.sync.compare_s,
         )
         trains = config.training.sources and not self.looping
+        self.learned: Disk | None = None
         self.training = self._training(config, data) if trains else None
         self.benchmark_s = device.benchmark_s
         self.left = ""
@@ -217,6 +218,9 @@ class Boot:
                 )
                 await until(self.stopped, *running)
             await asyncio.to_thread(self.state.settle)  # told to stop: no crash, however short it was
+            if self.learned is not None:
+                with suppress(OSError):  # a full disk: the next boot fetches it again
+                    await asyncio.to_thread(self.learned.keep)
             with suppress(TimeoutError):
                 async with asyncio.timeout(GOODBYE_S_MAX):
                     await self.bus.drained()
@@ -270,16 +274,17 @@ class Boot:
         section, device = config.training, config.device
         folder = data / "training"
         answered = Answered(folder / "answered")
+        self.learned = Disk(
+            Versions(folder / "versions", decode),
+            Updates(folder / "updates"),
+            answered.all,
+            answered.remember,
+        )
         return training_service(
             _trainee(section, device.node, self.epoch),
             self.bus,
             host=self.host,
-            disk=Disk(
-                Versions(folder / "versions", decode),
-                Updates(folder / "updates"),
-                answered.all,
-                answered.remember,
-            ),
+            disk=self.learned,
             sources=sources_of(
                 section.sources, Path(section.data or data), section.held_out_ratio, self.recorder
             ),

@@ -25,6 +25,7 @@ from edge.training.events import (
     DrainStarted,
     DropVersion,
     Event,
+    KeepLearned,
     ModelOpened,
     OpenModel,
     PartSent,
@@ -55,13 +56,17 @@ _WORKING = (Phase.FETCHING, Phase.OPENING, Phase.READY, Phase.TRAINING)
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """``room``: pieces of training at a time; ``reserve_ratio``: of the time left, kept for sending."""
+    """``room``: pieces of training at a time; ``reserve_ratio``: of the time left, kept for sending.
+
+    ``keep_s``: so long a new version, or what an update left out, may be in memory only.
+    """
 
     room: int = 1
     reserve_ratio: float = 0.2
     fetch_retry_min_s: float = 1.0
     fetch_retry_max_s: float = 60.0
     unload_s: float = 120.0
+    keep_s: float = 5.0
     forget_s: float = 7 * 24 * 3600.0
     outbox: OutboxLimits = field(default_factory=OutboxLimits)
 
@@ -82,6 +87,7 @@ class Training:
     loaded: dict[str, float] = field(default_factory=dict)  # package -> when it was used last
     numbers: int = 0
     failures: int = 0
+    keep_due: float = inf  # when what is in memory only goes to the disk
     machine: Machine = field(init=False)
     borrowing: Borrowing = field(init=False)
     outbox: Outbox = field(init=False)
@@ -104,11 +110,11 @@ class Training:
             case RoundArrived():
                 return self._round(event, now)
             case ReceiptArrived(job, receipt):
-                return self._receipt(job, receipt)
+                return self._receipt(job, receipt, now)
             case Available() | Unavailable():
                 return self._lent(event, now)
             case ModelOpened(number):
-                return self._opened(number)
+                return self._opened(number, now)
             case Trained():
                 return self._trained(event, now)
             case PartSent():
@@ -224,8 +230,9 @@ class Training:
         job.enter(Phase.DONE, why)
         return [CancelTraining(ask.number)] if phase is Phase.TRAINING and ask is not None else []
 
-    def _receipt(self, name: str, receipt: fl.Receipt) -> list[Effect]:
+    def _receipt(self, name: str, receipt: fl.Receipt, now: float) -> list[Effect]:
         stored, effects = self.outbox.receipt(name, receipt)
+        self._keep_soon(now)
         job = self.jobs.get(name)
         if stored is None or job is None:
             return effects
@@ -236,7 +243,8 @@ class Training:
 
     # Pieces of work -------------------------------------------------------------------------------------
 
-    def _opened(self, number: int) -> list[Effect]:
+    def _opened(self, number: int, now: float) -> list[Effect]:
+        self._keep_soon(now)
         job = self.jobs.at(number, Phase.OPENING)
         if job is None:
             return [Ignore("a model was opened that nobody waits for")]
@@ -367,10 +375,17 @@ class Training:
 
     def _tick(self, now: float) -> list[Effect]:
         effects = self.machine.tick(now)
+        if now >= self.keep_due:
+            self.keep_due = inf
+            effects.append(KeepLearned())
         for job in self.jobs.values():
             if now >= job.deadline:
                 effects += [*self._end(job, "the deadline"), Ignore(f"{job.name}: the deadline of the round")]
         return [*effects, *self.outbox.tick(now), *self._tidy(now)]
+
+    def _keep_soon(self, now: float) -> None:
+        """Not at once: where rounds are short, the next one replaces it before anybody could need it."""
+        self.keep_due = min(self.keep_due, now + self.limits.keep_s)
 
     def _reap(self) -> None:
         for job in self.jobs.values():

@@ -264,6 +264,11 @@ class Train(Work):
 
 
 @dataclass(frozen=True, slots=True)
+class KeepLearned(Work):
+    """Write to the disk what versions and rests are in memory only. No answer."""
+
+
+@dataclass(frozen=True, slots=True)
 class SendPart(Work):
     """Publish one part of an update. Answer: PartSent, or Failed after a deadline that the shell keeps."""
 

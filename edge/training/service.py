@@ -21,6 +21,7 @@ from edge.training.events import (
     DropVersion,
     Event,
     ForgetJob,
+    KeepLearned,
     ModelOpened,
     OpenModel,
     PartSent,
@@ -97,6 +98,11 @@ class Disk(NamedTuple):
     done: Callable[[], dict[str, str]]
     remember: Callable[[str, str], None]
 
+    def keep(self) -> None:
+        """What is in memory only reaches the disk. Blocks. Raises ``OSError``."""
+        self.versions.keep()
+        self.updates.keep()
+
 
 def training_service(
     core: Training,
@@ -137,6 +143,7 @@ def training_service(
             OpenModel: shell.open,
             Train: shell.train,
             SendPart: shell.send,
+            KeepLearned: shell.keep,
         },
         tick_s=0.5,
     )
@@ -173,6 +180,13 @@ class _Shell:
         except (OSError, ShoalError) as error:
             return Failed(work, str(error))
         return ModelOpened(work.number)
+
+    async def keep(self, work: KeepLearned) -> Event | None:
+        try:
+            await asyncio.to_thread(self.disk.keep)
+        except OSError as error:
+            return Failed(work, str(error))
+        return None
 
     async def train(self, work: Train) -> Event:
         try:

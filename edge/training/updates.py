@@ -6,16 +6,23 @@
 
 A rest takes the place of the one before only when the update that it belongs to was accepted: what a late
 or refused update said was not added to anything, so nothing of it may be counted as sent. (The local training
-that it described is lost with it, as in plain averaging.) The rest is written before the update: if the
-power fails between the two, the rest has no update, and is removed. A small rest is in memory as well.
+that it described is lost with it, as in plain averaging.)
+
+The update last written stays in memory, if it is small, and so does its rest, which reaches the disk only
+with :meth:`Updates.keep`, some seconds later: where rounds are short, the next one has replaced it by then.
+A process that dies takes such a rest with it. Then nothing is added to the next update, and never what an
+accepted update has said already: with the receipt, the rest before it leaves the disk.
 """
 
 import os
 import struct
+import threading
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -30,25 +37,45 @@ _LENGTH = struct.Struct("<I")
 _CRC = struct.Struct("<I")  # against a power cut; nobody else writes here
 _HEAD_BYTES_MAX = 1 << 20
 _NAME_DIGITS = 32
-REST_BYTES_MAX = 16 << 20  # in memory
+MEMORY_BYTES_MAX = 16 << 20  # of a rest, and of an update's bytes
 
 
 class _Head(msgspec.Struct, frozen=True):
-    """The beginning of a file."""
+    """The beginning of a file. ``rests``: it says the rest of the update before, and has one of its own."""
 
     job: str
     round: int
     ask: str
     header: UpdateHeader
+    rests: bool = False
+
+
+class _Newest(NamedTuple):
+    """The update last written. ``rest`` None: nothing was to be added to it, and nothing is to be kept."""
+
+    key: UpdateKey
+    header: UpdateHeader
+    data: bytes
+    rest: Vector | None
+
+
+class _Rest(NamedTuple):
+    """What the last accepted update of a job left out."""
+
+    job: str
+    vector: Vector
 
 
 class Updates:
-    """The folder of one device. Methods block; all but :meth:`part` are for a thread."""
+    """The folder of one device. Methods block; all but :meth:`part` and :meth:`settle` are for a thread."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._pending: tuple[UpdateKey, Vector] | None = None  # the rest last written
-        self._kept: tuple[str, Vector] | None = None  # the rest last accepted, and its job
+        self._newest: _Newest | None = None
+        self._kept: _Rest | None = None
+        self._unkept = False  # whether ``_kept`` is in memory only
+        self._resting: set[UpdateKey] = set()  # that wait for a receipt, and have a rest
+        self._files_change = threading.Lock()
         folder.mkdir(parents=True, exist_ok=True)
 
     def restore(self, unix_s: float) -> tuple[Stored, ...]:
@@ -67,46 +94,88 @@ class Updates:
         if len(data) > UPDATE_BYTES_MAX:
             raise Unavailable(f"the update has {len(data)} bytes; at most {UPDATE_BYTES_MAX} can be sent")
         key = stored.key
-        head = msgspec.msgpack.encode(_Head(key.job, key.round, stored.ask, stored.header))
+        head = msgspec.msgpack.encode(_Head(key.job, key.round, stored.ask, stored.header, rest is not None))
+        raw = None if rest is None else np.ascontiguousarray(rest, F32)
+        small = len(data) <= MEMORY_BYTES_MAX and (raw is None or raw.nbytes <= MEMORY_BYTES_MAX)
         try:
-            if rest is not None:
-                raw = np.ascontiguousarray(rest, F32)
-                _write(self._rest(key.job, key.digest), _CRC.pack(zlib.crc32(raw.data)), raw.data, sync=False)
-                self._pending = (key, raw) if raw.nbytes <= REST_BYTES_MAX else None
+            with self._files_change:
+                self._write_waiting()
+                if raw is not None and not small:
+                    _write_rest(self._rest(key.job, key.digest), raw)
             _write(self._path(key), _LENGTH.pack(len(head)) + head, data, sync=True)
             self._sync()
         except OSError as error:
             raise Unavailable(f"the update can't be kept: {error.strerror}") from None
+        self._newest = _Newest(key, stored.header, data, raw) if small else None
+        if raw is not None:
+            self._resting.add(key)
+
+    def keep(self) -> None:
+        """What is in memory is on the disk when this returns. Raises ``OSError``."""
+        with self._files_change:
+            self._write_waiting()
+            self._write_kept()
 
     def part(self, key: UpdateKey, index: int) -> tuple[UpdateHeader, bytes]:
         """The header and one part's bytes. Raises :class:`Unavailable` when the file is gone."""
+        newest, start = self._newest, index * PART_BYTES
+        if newest is not None and newest.key == key:
+            return newest.header, newest.data[start : start + PART_BYTES]
         try:
             with self._path(key).open("rb") as file:
                 head, length = _head(file.read(_LENGTH.size + _HEAD_BYTES_MAX))
-                file.seek(length + index * PART_BYTES)
+                file.seek(length + start)
                 return head.header, file.read(PART_BYTES)
         except (OSError, Unreadable) as error:
             raise Unavailable(f"the update can't be read: {error}") from None
 
     def settle(self, key: UpdateKey, accepted: bool) -> None:
         """Remove the update; keep or drop its rest."""
-        rest, pending = self._rest(key.job, key.digest), self._pending
-        if accepted and rest.exists():
-            # Renamed over another file, it would be flushed to the disk at once. After a crash in between,
-            # the update is still here: its receipt comes again.
-            self._rest(key.job).unlink(missing_ok=True)
-            rest.replace(self._rest(key.job))
-            self._kept = (key.job, pending[1]) if pending is not None and pending[0] == key else None
-        rest.unlink(missing_ok=True)
-        self._path(key).unlink(missing_ok=True)
-        if pending is not None and pending[0] == key:
-            self._pending = None
+        with self._files_change:
+            newest = self._newest if self._newest is not None and self._newest.key == key else None
+            rest = self._rest(key.job, key.digest)
+            if accepted and (key in self._resting or rest.exists()):
+                # Renamed over another file, it would be flushed to the disk at once. After a crash in
+                # between, the update is still here: its receipt comes again.
+                self._rest(key.job).unlink(missing_ok=True)
+                self._accept(key.job, rest, newest)
+            rest.unlink(missing_ok=True)
+            self._path(key).unlink(missing_ok=True)
+            self._resting.discard(key)
+            if newest is not None:
+                self._newest = None
+
+    def _accept(self, job: str, path: Path, newest: _Newest | None) -> None:
+        """Its rest, in memory or in that file, is the one to add from now on."""
+        if newest is not None and newest.rest is not None:
+            if self._kept is not None and self._kept.job != job:
+                with suppress(OSError):  # a full disk: then nothing is added to the next one of that job
+                    self._write_kept()
+            self._kept, self._unkept = _Rest(job, newest.rest), True
+            return
+        if self._kept is not None and self._kept.job == job:
+            self._kept, self._unkept = None, False
+        if path.exists():
+            path.replace(self._rest(job))
+
+    def _write_waiting(self) -> None:
+        """The rest of the newest update, while there is no receipt of it."""
+        newest = self._newest
+        if newest is not None and newest.rest is not None:
+            path = self._rest(newest.key.job, newest.key.digest)
+            if not path.exists():
+                _write_rest(path, newest.rest)
+
+    def _write_kept(self) -> None:
+        if self._kept is not None and self._unkept:
+            _write_rest(self._rest(self._kept.job), self._kept.vector)
+        self._unkept = False
 
     def rest(self, job: str, n_params: int) -> Vector | None:
         """What the last accepted update left out [n_params]; None: nothing, or of another model."""
         kept = self._kept
-        if kept is not None and kept[0] == job:
-            return kept[1] if kept[1].size == n_params else None
+        if kept is not None and kept.job == job:
+            return kept.vector if kept.vector.size == n_params else None
         try:
             data = self._rest(job).read_bytes()
         except OSError:
@@ -118,9 +187,10 @@ class Updates:
 
     def forget(self, job: str) -> None:
         """Nothing of this job is added to anything any more."""
-        self._rest(job).unlink(missing_ok=True)
-        if self._kept is not None and self._kept[0] == job:
-            self._kept = None
+        with self._files_change:
+            self._rest(job).unlink(missing_ok=True)
+            if self._kept is not None and self._kept.job == job:
+                self._kept, self._unkept = None, False
 
     def _sound(self, unix_s: float) -> Iterator[Stored]:
         for path in sorted(self._folder.glob("*.update")):
@@ -131,6 +201,8 @@ class Updates:
                 continue
             key = UpdateKey(head.job, head.round, head.header.digest)
             if sha256(data[length:]).hexdigest() == head.header.digest and path == self._path(key):
+                if head.rests:
+                    self._resting.add(key)
                 yield Stored(key, head.header, head.ask, max(0.0, unix_s - path.stat().st_mtime))
 
     def _path(self, key: UpdateKey) -> Path:
@@ -159,8 +231,13 @@ def _head(data: bytes) -> tuple[_Head, int]:
         raise Unreadable(f"no update: {error}") from None
 
 
+def _write_rest(path: Path, rest: Vector) -> None:
+    """It needs no sync: one that a power cut took fails its check, and is none."""
+    _write(path, _CRC.pack(zlib.crc32(rest.data)), rest.data, sync=False)
+
+
 def _write(path: Path, *pieces: bytes | memoryview, sync: bool) -> None:
-    """Whole or not at all. A rest needs no sync: one that a power cut took fails its check, and is none."""
+    """Whole or not at all."""
     draft = path.with_name(f"{path.name}.tmp")
     with draft.open("wb") as file:
         for piece in pieces:

@@ -1,16 +1,19 @@
-"""Versions of global models on the disk: flat vectors, made from artifacts, checked whenever they are read.
-The last one that was checked stays in memory, if it is small: the next round trains from it, and the version
-after it is added to it.
+"""Versions of global models on the device: flat vectors, made from artifacts, checked before they are used.
 
-    <job>/<version>-<check>.f32    the vector; ``check`` is the SHA-256 of its bytes
+    in memory    the last one that was made, if it is small: the next round trains from it, and the version
+                 after it is added to it
+    on the disk  <job>/<version>-<check>.f32    the vector; ``check`` is the SHA-256 of its bytes
 
-A file is put into its place by a rename, and is not synced: what a power cut leaves does not match its check,
-counts as none, and is fetched again.
+A small version reaches the disk only with :meth:`Versions.keep`, some seconds after it was made. A job whose
+rounds are short makes several in that time, and none of them would be read again: what a process that dies
+takes with it is fetched again, as a snapshot. A file is put into its place by a rename, and is not synced:
+what a power cut leaves does not match its check, and counts as none.
 """
 
 import os
 import re
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -44,6 +47,8 @@ class Versions:
     def __init__(self, folder: Path, decode: Decode) -> None:
         self._folder, self._decode = folder, decode
         self._recent: _Recent | None = None  # replaced as a whole: any thread may look
+        self._unkept = False  # whether that one is in memory only
+        self._files_change = threading.Lock()
         folder.mkdir(parents=True, exist_ok=True)
 
     def held(self) -> dict[str, dict[int, str]]:
@@ -65,14 +70,15 @@ class Versions:
         vector = self._decoded(job, file)
         if check_of(vector) != model.check:
             raise Unreadable(f"version {model.version} is not the one that was announced")
-        place = self._path(job, model.version, model.check)
-        place.parent.mkdir(exist_ok=True)
-        for other in self._files(job, model.version):  # the job of that name was another one
-            other.unlink(missing_ok=True)
-        draft = place.with_suffix(".tmp")
-        draft.write_bytes(np.ascontiguousarray(vector, F32).data)
-        draft.replace(place)
-        self._remember(job, model, vector)
+        self._path(job, model.version, model.check)  # names that can't be are refused before they are used
+        self._remember(_Recent(job, model.version, model.check, vector), unkept=True)
+
+    def keep(self) -> None:
+        """What is in memory is on the disk when this returns. Raises ``OSError``."""
+        with self._files_change:
+            if self._recent is not None and self._unkept:
+                self._write(self._recent)
+            self._unkept = False
 
     def read(self, job: str, model: ModelRef) -> Vector:
         """The vector [n_params], read-only. Raises :class:`Unreadable` when it is gone or broken; it is
@@ -88,21 +94,23 @@ class Versions:
         if check_of(vector) != model.check or vector.shape != (model.n_params,):
             path.unlink(missing_ok=True)
             raise Unreadable(f"version {model.version} of {job} was damaged on the disk")
-        self._remember(job, model, vector)
+        self._remember(_Recent(job, model.version, model.check, vector), unkept=False)
         return vector
 
     def drop(self, job: str, version: int) -> None:
         """Remove one version."""
-        if self._recent is not None and (self._recent.job, self._recent.version) == (job, version):
-            self._recent = None
-        for path in self._files(job, version):
-            path.unlink(missing_ok=True)
+        with self._files_change:
+            if self._recent is not None and (self._recent.job, self._recent.version) == (job, version):
+                self._recent = None
+            for path in self._files(job, version):
+                path.unlink(missing_ok=True)
 
     def forget(self, job: str) -> None:
         """Remove every version of a job."""
-        if self._recent is not None and self._recent.job == job:
-            self._recent = None
-        shutil.rmtree(self._folder / checked_id(job), ignore_errors=True)
+        with self._files_change:
+            if self._recent is not None and self._recent.job == job:
+                self._recent = None
+            shutil.rmtree(self._folder / checked_id(job), ignore_errors=True)
 
     def _decoded(self, job: str, file: VectorFile) -> Vector:
         vector = self._decode(file.codec, file.data, file.n_params)
@@ -115,16 +123,31 @@ class Versions:
             before = [_vector(path.read_bytes()) for path in self._files(job, file.base)]
         for base in before:
             if base.shape == vector.shape:
-                summed: Vector = base + vector
-                return summed
+                np.add(base, vector, out=vector)
+                return vector
         raise Unreadable(f"version {file.base}, which this one is added to, is gone")
 
-    def _remember(self, job: str, model: ModelRef, vector: Vector) -> None:
-        if vector.nbytes > RECENT_BYTES_MAX:
-            self._recent = None
-            return
-        vector.setflags(write=False)
-        self._recent = _Recent(job, model.version, model.check, vector)
+    def _remember(self, made: _Recent, *, unkept: bool) -> None:
+        """In memory, if it is small. The version of another job that was there goes to the disk for it; an
+        older one of the same job is of no more use."""
+        made.vector.setflags(write=False)
+        small = made.vector.nbytes <= RECENT_BYTES_MAX
+        with self._files_change:
+            before = self._recent
+            if before is not None and self._unkept and before.job != made.job:
+                self._write(before)
+            if unkept and not small:
+                self._write(made)
+            self._recent, self._unkept = made if small else None, unkept and small
+
+    def _write(self, one: _Recent) -> None:
+        place = self._path(one.job, one.version, one.check)
+        place.parent.mkdir(exist_ok=True)
+        for other in self._files(one.job, one.version):  # the job of that name was another one
+            other.unlink(missing_ok=True)
+        draft = place.with_suffix(".tmp")
+        draft.write_bytes(np.ascontiguousarray(one.vector, F32).data)
+        draft.replace(place)
 
     def _files(self, job: str, version: int) -> list[Path]:
         """What is there of a version. (``glob`` would compile a pattern for each.)"""

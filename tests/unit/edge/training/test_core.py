@@ -15,6 +15,7 @@ from edge.training.events import (
     DrainStarted,
     DropVersion,
     ForgetJob,
+    KeepLearned,
     ModelOpened,
     OpenModel,
     PartSent,
@@ -167,6 +168,19 @@ def test_a_device_says_what_it_could_contribute_and_says_it_again_when_that_chan
     assert of(run(one, LinkDown(), LinkUp(True)), Publish) == [again], "a broker may have forgotten it"
     (last,) = of(run(one, DrainStarted()), Publish)
     assert last.message.room == 0
+
+
+def test_what_was_learned_is_kept_a_while_after_the_first_of_many_rounds_and_once():
+    one = ready()
+    for number in (1, 2):
+        stored, effects = trained(one, number, now=float(number))
+        effects += run(one, receipt(stored), now=float(number))
+        assert of(effects, KeepLearned) == []
+    assert of(run(one, Tick(), now=5.9), KeepLearned) == []
+    assert of(run(one, Tick(), now=6.0), KeepLearned) == [KeepLearned()]
+    assert of(run(one, Tick(), Failed(KeepLearned(), "full"), Tick(), now=60.0), KeepLearned) == []
+    trained(one, 3, now=61.0)
+    assert of(run(one, Tick(), now=66.0), KeepLearned) == [KeepLearned()]
 
 
 def test_a_round_is_fetched_trained_sent_and_settled():

@@ -38,6 +38,7 @@ def ref(version: int, vector: np.ndarray) -> ModelRef:
 def versions(tmp_path: Path) -> Versions:
     held = Versions(tmp_path / "versions", decode)
     held.open("job", ref(1, FIRST), artifact(tmp_path, 1, -1, FIRST), -1)
+    held.keep()
     return held
 
 
@@ -46,6 +47,7 @@ def test_a_snapshot_and_a_difference_give_the_same_bits(versions: Versions, tmp_
     by_step = versions.read("job", ref(2, SECOND))
     versions.open("other", ref(2, SECOND), artifact(tmp_path, 2, -1, SECOND), -1)
     np.testing.assert_array_equal(by_step, versions.read("other", ref(2, SECOND)))
+    versions.keep()
     assert versions.held()["job"] == {1: check_of(FIRST), 2: check_of(SECOND)}
     versions.drop("job", 1)
     versions.forget("other")
@@ -99,7 +101,30 @@ def test_a_difference_is_added_to_a_version_that_an_earlier_boot_left(versions: 
     restarted = Versions(tmp_path / "versions", decode)
     restarted.open("job", ref(2, SECOND), artifact(tmp_path, 2, 1, STEP), 1)
     np.testing.assert_array_equal(restarted.read("job", ref(2, SECOND)), SECOND)
-    assert versions.held() == restarted.held()
+    restarted.keep()
+    assert versions.held() == {"job": {1: check_of(FIRST), 2: check_of(SECOND)}}
+
+
+def test_a_version_that_no_round_waited_to_keep_is_only_fetched_again(versions: Versions, tmp_path: Path):
+    versions.open("job", ref(2, SECOND), artifact(tmp_path, 2, 1, STEP), 1)
+    killed = Versions(tmp_path / "versions", decode)
+    assert killed.held() == {"job": {1: check_of(FIRST)}}
+    with pytest.raises(Unreadable, match="gone"):
+        killed.read("job", ref(2, SECOND))
+    versions.keep()
+    np.testing.assert_array_equal(killed.read("job", ref(2, SECOND)), SECOND)
+
+
+def test_a_version_makes_room_in_memory_by_way_of_the_disk(
+    versions: Versions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    versions.open("job", ref(2, SECOND), artifact(tmp_path, 2, 1, STEP), 1)
+    versions.open("other", ref(1, FIRST), artifact(tmp_path, 1, -1, FIRST), -1)
+    assert 2 in versions.held()["job"]
+    monkeypatch.setattr("edge.training.versions.RECENT_BYTES_MAX", 0)
+    versions.open("large", ref(1, FIRST), artifact(tmp_path, 1, -1, FIRST), -1)
+    assert versions.held().keys() == {"job", "other", "large"}
+    np.testing.assert_array_equal(versions.read("large", ref(1, FIRST)), FIRST)
 
 
 def test_a_check_from_the_network_is_no_path(versions: Versions):
@@ -131,7 +156,7 @@ def stored(data: bytes, job: str = "job", number: int = 1) -> Stored:
 
 
 def test_an_update_is_there_after_a_restart_part_by_part(tmp_path: Path):
-    data = bytes(range(256)) * 600  # three parts
+    data = bytes(range(256)) * (PART_BYTES // 100)  # three parts
     one = stored(data)
     Updates(tmp_path).put(one, data, None)
     again = Updates(tmp_path)
@@ -161,6 +186,7 @@ def test_the_rest_is_that_of_the_last_accepted_update(tmp_path: Path):
     updates.put(third, b"3", SECOND)
     updates.settle(third.key, True)
     np.testing.assert_array_equal(updates.rest("job", 3), SECOND)
+    updates.keep()
     np.testing.assert_array_equal(Updates(tmp_path).rest("job", 3), SECOND)
     assert updates.rest("job", 4) is None, "of another model"
     assert updates.rest("other", 3) is None
@@ -173,6 +199,7 @@ def test_a_crash_before_the_rest_has_its_place_is_made_good_by_the_receipt_that_
     updates.put(first, b"1", FIRST)
     updates.settle(first.key, True)
     updates.put(second, b"2", SECOND)
+    updates.keep()
     (tmp_path / "job.rest").unlink()
     again = Updates(tmp_path)
     assert [one.key for one in again.restore(0.0)] == [second.key]
@@ -181,10 +208,60 @@ def test_a_crash_before_the_rest_has_its_place_is_made_good_by_the_receipt_that_
     np.testing.assert_array_equal(again.rest("job", 3), SECOND)
 
 
+def test_what_an_update_said_is_never_said_again_by_a_rest_from_before_it(tmp_path: Path):
+    """The process dies before the rest of the second update reached the disk. The rest of the first one did,
+    and the second update has said it."""
+    updates, first, second = Updates(tmp_path), stored(b"1", number=1), stored(b"2", number=2)
+    updates.put(first, b"1", FIRST)
+    updates.settle(first.key, True)
+    updates.keep()
+    updates.put(second, b"2", SECOND)
+    refused, accepted = Updates(tmp_path), Updates(tmp_path)
+    np.testing.assert_array_equal(refused.rest("job", 3), FIRST)
+    assert [one.key for one in accepted.restore(0.0)] == [second.key]
+    accepted.settle(second.key, True)
+    assert accepted.rest("job", 3) is None
+    updates.settle(second.key, True)
+    assert Updates(tmp_path).rest("job", 3) is None, "it is in memory only"
+    updates.keep()
+    np.testing.assert_array_equal(Updates(tmp_path).rest("job", 3), SECOND)
+
+
+def test_an_update_to_which_no_rest_is_added_leaves_it_alone(tmp_path: Path):
+    updates, one, evaluation = Updates(tmp_path), stored(b"1"), stored(b"")
+    updates.put(one, b"1", FIRST)
+    updates.settle(one.key, True)
+    updates.put(evaluation, b"", None)
+    updates.keep()
+    again = Updates(tmp_path)
+    again.restore(0.0)
+    for held in (updates, again):
+        held.settle(evaluation.key, True)
+        np.testing.assert_array_equal(held.rest("job", 3), FIRST)
+
+
+def test_a_rest_makes_room_in_memory_by_way_of_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    updates, one, other = Updates(tmp_path), stored(b"1"), stored(b"2", job="other")
+    updates.put(one, b"1", FIRST)
+    updates.put(other, b"2", SECOND)  # the first one still waits for its receipt
+    updates.settle(one.key, True)
+    updates.settle(other.key, True)
+    monkeypatch.setattr("edge.training.updates.MEMORY_BYTES_MAX", 0)
+    large = stored(b"3", job="large")
+    updates.put(large, b"3", STEP)
+    assert updates.part(large.key, 0)[1] == b"3"
+    updates.settle(large.key, True)
+    updates.keep()
+    for held in (updates, Updates(tmp_path)):
+        for job, rest in (("job", FIRST), ("other", SECOND), ("large", STEP)):
+            np.testing.assert_array_equal(held.rest(job, 3), rest)
+
+
 def test_a_rest_that_a_power_cut_spoiled_is_none(tmp_path: Path):
     updates, one = Updates(tmp_path), stored(b"1")
     updates.put(one, b"1", FIRST)
     updates.settle(one.key, True)
+    updates.keep()
     whole = (tmp_path / "job.rest").read_bytes()
     for spoiled in (b"", whole[:-4], bytes(len(whole)), whole[:-1] + bytes([whole[-1] ^ 1])):
         (tmp_path / "job.rest").write_bytes(spoiled)
@@ -194,6 +271,7 @@ def test_a_rest_that_a_power_cut_spoiled_is_none(tmp_path: Path):
 def test_a_power_cut_between_the_rest_and_the_update_leaves_neither(tmp_path: Path):
     updates, one = Updates(tmp_path), stored(b"data")
     updates.put(one, b"data", FIRST)
+    updates.keep()
     (tmp_path / f"job.1.{one.key.digest[:32]}.update").unlink()
     (tmp_path / "job.9.tmp").write_bytes(b"half")
     assert updates.restore(0.0) == ()
