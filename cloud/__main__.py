@@ -159,7 +159,7 @@ class Cloud:
             coordinator,
             guarded,
             self.executor,
-            lambda manifest: self.sender.feed(sender.Known.of(manifest)),
+            lambda manifest, readers: self.sender.feed(sender.Known.of(manifest, readers)),
             lambda digest: self.sender.feed(sender.Retired(digest)),
         )
         self.sync = sync_service(

@@ -12,8 +12,9 @@ have everything sent twice. A node that asks for the first time may just have mi
 for ``later``, which is ``missed_s`` after, so that all who just missed it share one more sending. That is
 no tick of the clock but a wake-up of its own: a round of learning waits for its slowest device.
 
-Who asks first for an artifact is seldom alone: devices that heard of it together ask within milliseconds. The
-first chunk waits ``gather_s`` for them; sending it twice would cost every one of them more than that.
+Who asks first for an artifact is seldom alone: devices that heard of it together ask within milliseconds.
+The first chunk waits ``gather_s`` for them; sending it twice would cost every one of them more than that.
+Where it is known how many were told to fetch it, the wait ends with the last of them.
 
 At most ``window`` chunks are unacknowledged by the broker, so that control traffic on the same connection
 waits behind 8 x 96 KiB at the most. Artifacts take turns, chunk by chunk. Who waits is kept per node only
@@ -33,16 +34,18 @@ EARLY_S = 0.002  # a timer may ring so much before its time
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """The catalog holds this artifact; it has ``chunks`` chunks of ``chunk_bytes``."""
+    """The catalog holds this artifact; it has ``chunks`` chunks of ``chunk_bytes``. ``readers``: so many
+    nodes are about to ask for it; 0: nobody knows."""
 
     digest: str
     chunks: int
     chunk_bytes: int
+    readers: int = 0
 
     @classmethod
-    def of(cls, manifest: Manifest) -> "Known":
+    def of(cls, manifest: Manifest, readers: int = 0) -> "Known":
         """What the sender needs of a manifest."""
-        return cls(manifest.digest, chunk_count(manifest), manifest.chunk_bytes)
+        return cls(manifest.digest, chunk_count(manifest), manifest.chunk_bytes, readers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,6 +253,9 @@ class Sender:
         new = node not in one.waiters
         waiter = one.waiters.setdefault(node, Waiter(0.0))
         waiter.deadline = now + self.limits.waiter_deadline_s
+        if len(one.waiters) == known.readers:
+            one.gathered_at = min(one.gathered_at, now)
+            one.ripen(now, self.limits.missed_s)
         return self._ask(one, node, new, indexes, now)
 
     def _left(self, node: str, digest: str) -> list[Effect]:

@@ -323,9 +323,11 @@ class Settle(Work):
 
 @dataclass(frozen=True, slots=True)
 class Offer(Effect):
-    """Whoever sends chunks may send those of this artifact."""
+    """Whoever sends chunks may send those of this artifact. ``readers``: how many are about to ask for it; 0:
+    nobody knows."""
 
     manifest: Manifest = field(repr=False)
+    readers: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,7 +58,8 @@ def _artifacts(job: Job) -> list[Effect]:
     wanted = _manifests(job)
     for digest, manifest in wanted.items():
         if digest not in job.offered:
-            effects += [Publish(MANIFEST.at(artifact=digest), manifest), Offer(manifest)]
+            readers = _asked(job) if digest == job.state.version.ref.delta else 0
+            effects += [Publish(MANIFEST.at(artifact=digest), manifest), Offer(manifest, readers)]
     gone = [digest for digest in job.gone if digest not in wanted]
     for digest in gone:
         effects += [Clear(MANIFEST.at(artifact=digest)), Withdraw(digest)]
@@ -68,6 +69,11 @@ def _artifacts(job: Job) -> list[Effect]:
         effects.append(Settle(job.name, newest, oldest, state.round - 1, tuple(gone)))
     job.offered, job.gone = wanted, ()
     return effects
+
+
+def _asked(job: Job) -> int:
+    """How many hold the version before, as far as anybody knows: whoever is asked now was asked then."""
+    return len(job.round.at.opening.cohort) if job.round is not None else 0
 
 
 def _manifests(job: Job) -> dict[str, Manifest]:

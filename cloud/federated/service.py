@@ -46,10 +46,11 @@ def learning_service(
     core: Coordinator,
     bus: Bus,
     executor: Executor,
-    offer: Callable[[Manifest], None],
+    offer: Callable[[Manifest, int], None],
     withdraw: Callable[[str], None],
 ) -> Service[Event]:
-    """Bind the core. ``offer`` and ``withdraw`` say which artifacts can be sent to devices.
+    """Bind the core. ``offer`` and ``withdraw`` say which artifacts can be sent to devices, ``offer`` also to
+    how many, where that is known.
 
     Feed it what the registry says of nodes, and a ``ModelAdded`` for each model in the catalog.
     """
@@ -68,7 +69,7 @@ def learning_service(
             on(CLOUD, lambda _, presence: CloudSeen(presence.term, presence.online)),
         ],
         do={
-            Offer: lambda effect: offer(effect.manifest),
+            Offer: lambda effect: offer(effect.manifest, effect.readers),
             Withdraw: lambda effect: withdraw(effect.digest),
         },
         work=dict.fromkeys(works, thread.perform),

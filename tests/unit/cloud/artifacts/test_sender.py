@@ -121,6 +121,14 @@ def test_devices_that_ask_together_are_waited_for_before_the_first_chunk():
     assert sent(run(core, want("n3", B, (0, 1)), Woken(), now=0.2)) == [("b", 0)], "only the first one waits"
 
 
+def test_when_all_who_were_told_to_have_asked_nobody_is_waited_for():
+    core = sender(gather_s=0.01)
+    run(core, Known(A, 2, 1024, readers=2))
+    assert sent(run(core, want("n1", A, (0, 2)))) == []
+    assert sent(run(core, want("n1", A, (0, 2)), now=0.001)) == [], "the same one again"
+    assert drain(core, run(core, want("n2", A, (0, 2)), now=0.002), now=0.002) == [("a", 0), ("a", 1)]
+
+
 def test_a_timer_that_rings_early_is_not_set_again():
     core = sender(gather_s=0.01)
     run(core, want("n1", B, (0, 1)))

@@ -68,7 +68,7 @@ class Cloud:
             self.core,
             self.bus,
             self.executor,
-            lambda manifest: self.offered.add(manifest.digest),
+            lambda manifest, _: self.offered.add(manifest.digest),
             self.offered.discard,
         )
         self.views = LearningViews(self.core, time.monotonic)
