@@ -147,10 +147,11 @@ class Cloud:
 
     def _add(self, header: UpdateHeader, data: bytes) -> Rejection | None:
         delta = decode(header.codec, data, self.layout.n_params)
-        problem = check_delta(delta, self.clip, self._usual, self.norm_ratio_max)
+        norm = norm_of(delta)
+        problem = check_delta(delta, norm, self.clip, self._usual, self.norm_ratio_max)
         if problem is not None:
             return problem
-        self._norms.add(norm_of(delta))
+        self._norms.add(norm)
         delta = limited(self.strategy, delta, self._usual)
         self._tally = self._tally.plus(self.strategy, header)
         if self.strategy.kind == "robust":

@@ -92,9 +92,8 @@ class Disk:
         self._delete_artifacts(work.digests)
 
     def settle(self, work: Settle) -> None:
-        """The newest version is durable; what nobody needs beside it goes."""
+        """The newest version is durable: what nobody needs beside it goes."""
         folder = self.job(work.job)
-        versions.settle(folder, work.newest, self.sync)
         for path in folder.glob("version-*.state"):
             if int(path.stem.partition("-")[2]) < work.oldest:
                 path.unlink(missing_ok=True)

@@ -45,10 +45,9 @@ from cloud.federated.gate import Rejection, check_bytes, check_delta, check_sum,
 from cloud.federated.journal import Sync, refused
 from cloud.federated.packages import Packages, check_serving, start_of, with_parameters
 from cloud.federated.records import Answer
-from shared.codecs import SUM
 from shared.core import Failed, Work
 from shared.errors import ShoalError, Unreadable
-from shared.learning import Reject
+from shared.learning import ModelRef, Reject
 from shared.vectors import F32, Layout
 
 MODELS_KEPT = 4  # in memory: of the jobs that moved last
@@ -66,6 +65,7 @@ class Executor:
     sync: Sync = os.fsync
     collected: dict[str, Collected] = field(default_factory=dict)  # by job: of its newest pass
     models: dict[str, versions.Model] = field(default_factory=dict)  # by job: its newest version
+    unsaved: set[str] = field(default_factory=set)  # jobs whose newest version is in memory only
     disk: Disk = field(init=False)
     guard: Lock = field(default_factory=Lock)
     closed: bool = False
@@ -115,6 +115,7 @@ class Executor:
     def _load(self, _: Load) -> Loaded:
         self.collected.clear()
         self.models.clear()
+        self.unsaved.clear()
         return self.disk.load()
 
     def _prepare(self, work: Prepare) -> Prepared:
@@ -138,6 +139,7 @@ class Executor:
     def _remove(self, work: Remove) -> Removed:
         self.collected.pop(work.job, None)
         self.models.pop(work.job, None)
+        self.unsaved.discard(work.job)
         self.disk.remove(work)
         return Removed(work.job)
 
@@ -182,60 +184,80 @@ class Executor:
         known = collected.answers.get((whole.client, whole.asked))
         if known is not None:
             return Fresh(known, b"", None), None
-        rejection, content = _examined(work.at, whole)
-        norm = 0.0 if rejection or content is None or whole.header.codec == SUM else norm_of(content)
+        rejection, content, norm = _examined(work.at, whole)
         answer = Answer(
             client=whole.client, asked=whole.asked, header=whole.header, norm=norm, seconds=work.seconds
         )
         return Fresh(answer, whole.data.data, content), rejection
 
     def _aggregate(self, work: Aggregate) -> Aggregated:
+        """The version stays in memory until :class:`Settle`: no round waits for its file."""
         began, at, job = self.clock(), work.at, work.at.spec.job
+        self._save(job, self.sync)  # a Settle that the disk refused: one version at most follows from logs
         collected = self._collected(at)
-        model = self._model(at)
-        made = collected.next(model)
-        versions.save(self.disk.job(job), made.model, None)
+        made = collected.next(self._model(job, at.model))
         version = versions.offered(made, at.model.layout_hash, self.artifacts, self.sign)
         del self.collected[job]
-        self.models.pop(job, None)
-        self.models[job] = made.model
-        while len(self.models) > MODELS_KEPT:
-            self.models.pop(next(iter(self.models)))
+        self._remember(job, made.model)
         return Aggregated(at.id, version, collected.clients, self.clock() - began)
 
-    def _model(self, at: Pass) -> versions.Model:
-        known = self.models.get(at.spec.job)
-        if known is not None and known.version == at.model.version:
+    def _remember(self, job: str, model: versions.Model) -> None:
+        self.models.pop(job, None)
+        self.models[job] = model
+        self.unsaved.add(job)
+        while len(self.models) > MODELS_KEPT:
+            oldest = next(iter(self.models))
+            self._save(oldest, None)
+            del self.models[oldest]
+
+    def _save(self, job: str, sync: Sync | None) -> None:
+        if job in self.unsaved:
+            versions.save(self.disk.job(job), self.models[job], sync)
+            self.unsaved.discard(job)
+
+    def _model(self, job: str, ref: ModelRef) -> versions.Model:
+        known = self.models.get(job)
+        if known is not None and known.version == ref.version:
             return known
-        return versions.load(self.disk.job(at.spec.job), at.model)
+        return versions.load(self.disk.job(job), ref)
+
+    def _settle(self, work: Settle) -> None:
+        known = self.models.get(work.job)
+        if known is not None and known.version == work.newest and work.job in self.unsaved:
+            self._save(work.job, self.sync)
+        else:
+            versions.settle(self.disk.job(work.job), work.newest, self.sync)
+        self.disk.settle(work)
 
     def _make_model(self, work: MakeModel) -> ModelMade:
         spec = work.spec
         layout: Layout = start_of(self.packages, spec.package)[0]
-        model = versions.load(self.disk.job(spec.job), work.model)
+        model = self._model(spec.job, work.model)
         package = with_parameters(
             self.packages, spec.serve, spec.version_name, work.description, layout, model.x
         )
         return ModelMade(spec.job, self.packages.offer(package))
 
 
-def _examined(at: Pass, whole: Whole) -> tuple[Rejection | None, Content]:
-    """The gate's word on the content, and the content."""
+def _examined(at: Pass, whole: Whole) -> tuple[Rejection | None, Content, float]:
+    """The gate's word on the content, the content, and its norm where it is one device's change."""
     header, median, spec = whole.header, at.opening.norm_median, at.spec
     problem = check_bytes(header, whole.data.data)
     if problem is not None:
-        return problem, None
+        return problem, None, 0.0
     try:
         content = read(header, whole.data.data)
     except Unreadable as error:
-        return Rejection(Reject.UNREADABLE, str(error)), None
+        return Rejection(Reject.UNREADABLE, str(error)), None, 0.0
     if content is None:
-        return None, None
+        return None, None, 0.0
     if content.dtype == np.int64:
         total = content.astype(np.int64, copy=False)
-        return check_sum(total, header.weight, spec.clip, median, spec.norm_ratio_max), content
+        return check_sum(total, header.weight, spec.clip, median, spec.norm_ratio_max), content, 0.0
     delta = content.astype(F32, copy=False)
-    return check_delta(delta, spec.clip, median, spec.norm_ratio_max), content
+    norm = norm_of(delta)
+    problem = check_delta(delta, norm, spec.clip, median, spec.norm_ratio_max)
+    return problem, content, 0.0 if problem else norm
 
 
 _PERFORM: Mapping[type[Work], Callable[[Executor, Any], object]] = {
@@ -244,7 +266,7 @@ _PERFORM: Mapping[type[Work], Callable[[Executor, Any], object]] = {
     Write: Executor._write,
     Aggregate: Executor._aggregate,
     MakeModel: Executor._make_model,
-    Settle: lambda executor, work: executor.disk.settle(work),
+    Settle: Executor._settle,
     Remove: Executor._remove,
     SaveClients: Executor._save_clients,
 }

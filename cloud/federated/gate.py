@@ -159,11 +159,12 @@ def check_bytes(header: UpdateHeader, data: bytes) -> Rejection | None:
 
 
 def check_delta(
-    delta: Vector, clip: float, norm_median: float | None, norm_ratio_max: float
+    delta: Vector, norm: float, clip: float, norm_median: float | None, norm_ratio_max: float
 ) -> Rejection | None:
     """A decoded vector [n]: finite, every |coordinate| <= ``clip``, not much longer than what is usual.
 
-    ``norm_median``: of updates accepted before; None: nobody knows yet what is usual.
+    ``norm``: its :func:`norm_of`. ``norm_median``: of updates accepted before; None: nobody knows yet what is
+    usual.
     """
     if delta.size:
         low, high = float(np.minimum.reduce(delta)), float(np.maximum.reduce(delta))
@@ -173,7 +174,7 @@ def check_delta(
             return Rejection(Reject.OUT_OF_RANGE, f"a coordinate of {max(-low, high):g}; clip is {clip:g}")
     if not norm_median:
         return None
-    return _unusual(norm_of(delta), norm_median, norm_ratio_max)
+    return _unusual(norm, norm_median, norm_ratio_max)
 
 
 def check_sum(

@@ -3,9 +3,9 @@
     x ──server step──> target ──codec──> delta ──> x' = x + delta      as every device computes it, to the bit
                           └── every 20th version: x' = target, as a snapshot only
 
-The file of a version is synced only after devices were told of it (:func:`settle`), since it is no more than
-what follows from the version before and the log of updates, which both are durable: a power cut costs a
-moment of work at the next start, and no round waits for megabytes to reach the disk.
+The file of a version is written only after devices were told of it, since it is no more than what follows
+from the version before and the log of updates, which both are durable: a process that dies, or a power cut,
+costs a moment of work at the next start, and no round waits for megabytes to reach the disk.
 
 What a delta's codec left out is kept with the version, and goes into the next one (error feedback). Rounding
 is drawn from the job's seed and the version's number: a version that is made again has the same bits.
@@ -24,7 +24,7 @@ from cloud.federated.journal import Sync, sync_folder, write_whole
 from cloud.federated.records import Version
 from cloud.federated.strategies import Strategy, apply
 from shared.artifacts import make_manifest
-from shared.codecs import decode, encode
+from shared.codecs import decode, encode, encode_plain
 from shared.errors import Unreadable
 from shared.learning import Codec, CodecName, JobSpec, ModelRef
 from shared.messages import Manifest
@@ -45,7 +45,7 @@ class _File(msgspec.Struct):
     """``version-<n>.state``: vectors by name, ``x`` the parameters."""
 
     version: int
-    vectors: dict[str, bytes]
+    vectors: dict[str, memoryview]
 
 
 _file_decoder = msgspec.msgpack.Decoder(_File)
@@ -100,7 +100,7 @@ def state_path(folder: Path, version: int) -> Path:
 
 def save(folder: Path, model: Model, sync: Sync | None) -> None:
     """Durable when this returns, where ``sync`` is given. Raises ``OSError``."""
-    vectors = {name: one.tobytes() for name, one in {**model.state, "x": model.x}.items()}
+    vectors = {name: one.data for name, one in {**model.state, "x": model.x}.items()}
     data = msgspec.msgpack.encode(_File(model.version, vectors))
     write_whole(state_path(folder, model.version), data, sync)
 
@@ -138,8 +138,7 @@ def offered(made: Made, layout_hash: str, folder: Path, sign: Sign) -> Version:
     readers no more than the way by the snapshot.
     """
     model = made.model
-    snapshot, _ = encode(_RAW, model.x, None, np.random.default_rng(0))
-    manifests = [_artifact(model, -1, _RAW.name, snapshot, layout_hash, folder)]
+    manifests = [_artifact(model, -1, _RAW.name, encode_plain(model.x), layout_hash, folder)]
     if made.delta:
         manifests.append(_artifact(model, model.version - 1, made.codec, made.delta, layout_hash, folder))
     ref = ModelRef(

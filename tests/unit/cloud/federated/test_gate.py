@@ -194,17 +194,18 @@ def vector(*values):
     ],
 )
 def test_numbers_are_finite_in_range_and_of_a_usual_norm(delta, reason):
-    assert reason_of(check_delta(delta, 2.0, 0.2, 10.0)) is reason
+    assert reason_of(check_delta(delta, norm_of(delta), 2.0, 0.2, 10.0)) is reason
 
 
 @pytest.mark.parametrize("median", [None, 0.0])
 def test_while_nobody_knows_what_is_usual_every_norm_is(median):
-    assert check_delta(vector(1.9, 1.9), 2.0, median, 10.0) is None
+    delta = vector(1.9, 1.9)
+    assert check_delta(delta, norm_of(delta), 2.0, median, 10.0) is None
 
 
 def test_the_bounds_themselves_pass():
-    assert check_delta(vector(2.0, -2.0), 2.0, None, 10.0) is None
-    assert check_delta(vector(2.0), 2.0, 0.2, 10.0) is None
+    for delta, median in ((vector(2.0, -2.0), None), (vector(2.0), 0.2)):
+        assert check_delta(delta, norm_of(delta), 2.0, median, 10.0) is None
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Logs that lose nothing they confirmed, and the folder of the coordinator."""
 
+import errno
 import os
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from cloud.federated import journal
 from cloud.federated.events import Load, Write
-from cloud.federated.executor import Executor
+from cloud.federated.executor import MODELS_KEPT, Executor
 from cloud.federated.journal import Log, answer_record, read_answer
 from cloud.federated.records import Answer, Entry
 from shared.core import Failed
@@ -171,14 +172,46 @@ def test_a_version_that_a_power_cut_took_is_made_again_to_the_bit(tmp_path, stra
 def test_a_version_is_synced_before_the_one_it_was_made_from_goes(tmp_path):
     synced: list[str] = []
     world = World(tmp_path)
-    world.executor.disk.sync = lambda descriptor: synced.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+    world.executor.sync = lambda descriptor: synced.append(os.readlink(f"/proc/self/fd/{descriptor}"))
     world.create(rounds=3)
     for number in (1, 2, 3):
         synced.clear()
         world.everybody()
-        assert f"{tmp_path}/jobs/{JOB_NAME}/version-{number}.state" in synced
+        assert f"{tmp_path}/jobs/{JOB_NAME}/version-{number}.tmp" in synced
         kept = sorted(path.name for path in (tmp_path / "jobs" / JOB_NAME).glob("version-*"))
         assert kept == [f"version-{number - 1}.state", f"version-{number}.state"]
+    world.executor.close()
+
+
+def test_a_version_makes_room_in_memory_by_way_of_the_disk(tmp_path, monkeypatch):
+    endings = set()
+    for kept in (0, MODELS_KEPT):
+        monkeypatch.setattr("cloud.federated.executor.MODELS_KEPT", kept)
+        world = World(tmp_path / f"{kept}")
+        world.create(serve=digest_of(SERVE), rounds=3)
+        world.run()
+        assert not world.executor.unsaved
+        world.executor.close()
+        endings.add(world.state().version.ref.check)
+    assert len(endings) == 1
+
+
+def test_a_version_that_the_disk_refused_is_written_before_the_next_one_is_made(tmp_path):
+    world = World(tmp_path)
+    world.create(rounds=3)
+    folder = tmp_path / "jobs" / JOB_NAME
+
+    def full(descriptor: int) -> None:
+        if os.readlink(f"/proc/self/fd/{descriptor}").endswith("version-1.tmp"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    world.executor.sync = full
+    world.everybody()
+    assert world.executor.unsaved
+    assert not (folder / "version-1.state").exists()
+    world.executor.sync = lambda _: None
+    world.everybody()
+    assert {path.name for path in folder.glob("*.state")} == {"version-1.state", "version-2.state"}
     world.executor.close()
 
 
