@@ -16,9 +16,9 @@ import msgspec
 
 from shared.messages import Message, Request
 
-PART_BYTES = 64 * 1024  # one piece of an update: what two of them wait for is not held up for long
+PART_BYTES = 96 * 1024  # one piece of an update: as long as a chunk of an artifact, for the same reasons
 UPDATE_BYTES_MAX = 64 << 20
-PARTS_MAX = UPDATE_BYTES_MAX // PART_BYTES
+PARTS_MAX = -(-UPDATE_BYTES_MAX // PART_BYTES)
 COHORT_MAX = 4096
 JOBS_MAX = 64
 

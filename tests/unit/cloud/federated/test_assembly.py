@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from cloud.federated.assembly import INCOMPLETE_S_MAX, JOB_BYTES_MAX, Assembly
 from cloud.federated.events import Whole
-from shared.learning import PART_BYTES, UPDATE_BYTES_MAX, Task, UpdateHeader, UpdatePart
+from shared.learning import PART_BYTES, PARTS_MAX, UPDATE_BYTES_MAX, Task, UpdateHeader, UpdatePart
 from tests.unit.cloud.federated.world import digest_of, parts
 
 PLACE = ("digits", "a")
@@ -87,9 +87,7 @@ def test_a_first_part_that_contradicts_itself_begins_nothing(change, complaint):
 def test_what_is_announced_is_set_aside_so_a_job_has_room_for_so_many_claims_only():
     assembly = Assembly()
     claim = header(b"x", size_bytes=UPDATE_BYTES_MAX)
-    first = UpdatePart(
-        epoch=1, digest=claim.digest, index=0, count=UPDATE_BYTES_MAX // PART_BYTES, header=claim
-    )
+    first = UpdatePart(epoch=1, digest=claim.digest, index=0, count=PARTS_MAX, header=claim)
     fits = JOB_BYTES_MAX // UPDATE_BYTES_MAX
     for number in range(fits):
         assert assembly.begin(("digits", f"c{number}"), 1, first, 0.0) == ""

@@ -70,12 +70,12 @@ def test_a_refusal_of_the_first_part_is_the_reply_too(world):
 
 
 def test_parts_before_the_last_are_answered_with_nothing(world):
-    big = package("big", "train_step", "evaluate", w=np.zeros(20_000, np.float32))
+    big = package("big", "train_step", "evaluate", w=np.zeros(30_000, np.float32))
     world.shelf.packages[digest_of(big)] = big
     register(world, "phone", learner())
     world.create(package=digest_of(big), codec=RAW)
     ref, before = world.fact().model, len(world.replies)
-    delta = np.random.default_rng(1).standard_normal(20_000).astype(np.float32) / 100
+    delta = np.random.default_rng(1).standard_normal(30_000).astype(np.float32) / 100
     data = encode(RAW, delta, None, np.random.default_rng(0)).data
     claim = header(
         data, version=0, codec="f32", n_params=ref.n_params, layout_hash=ref.layout_hash, weight=5, steps=5
