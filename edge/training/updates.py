@@ -1,8 +1,8 @@
 """Updates on the disk until their receipt, and what the encoding of the last accepted one left out.
 
-    <job>.<round>.<digest>.update    u32 length | MessagePack of what it is | its bytes      durable
-    <job>.rest                       u32 CRC | float32: to be added to the next update (error feedback)
-    <job>.<digest>.rest              the same, of an update whose receipt has not come
+    <number>.slot          MessagePack of what an update is, and its bytes: durable (edge/training/slots.py)
+    <job>.rest             u32 CRC | float32: to be added to the next update (error feedback)
+    <job>.<digest>.rest    the same, of an update whose receipt has not come
 
 A rest takes the place of the one before only when the update that it belongs to was accepted: what a late
 or refused update said was not added to anything, so nothing of it may be counted as sent. (The local training
@@ -14,11 +14,9 @@ A process that dies takes such a rest with it. Then nothing is added to the next
 accepted update has said already: with the receipt, the rest before it leaves the disk.
 """
 
-import os
 import struct
 import threading
 import zlib
-from collections.abc import Iterator
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
@@ -28,20 +26,19 @@ import msgspec
 import numpy as np
 
 from edge.training.events import Stored, UpdateKey
+from edge.training.slots import Record, Slots
 from shared.errors import Unavailable, Unreadable
 from shared.ids import checked_id
 from shared.learning import PART_BYTES, UPDATE_BYTES_MAX, UpdateHeader
 from shared.vectors import F32, Vector
 
-_LENGTH = struct.Struct("<I")
 _CRC = struct.Struct("<I")  # against a power cut; nobody else writes here
-_HEAD_BYTES_MAX = 1 << 20
 _NAME_DIGITS = 32
 MEMORY_BYTES_MAX = 16 << 20  # of a rest, and of an update's bytes
 
 
 class _Head(msgspec.Struct, frozen=True):
-    """The beginning of a file. ``rests``: it says the rest of the update before, and has one of its own."""
+    """What an update is. ``rests``: it says the rest of the update before, and has one of its own."""
 
     job: str
     round: int
@@ -70,7 +67,8 @@ class Updates:
     """The folder of one device. Methods block; all but :meth:`part` and :meth:`settle` are for a thread."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self._folder, self._slots = folder, Slots(folder)
+        self._held: dict[UpdateKey, tuple[int, UpdateHeader]] = {}  # its slot; all that wait
         self._newest: _Newest | None = None
         self._kept: _Rest | None = None
         self._unkept = False  # whether ``_kept`` is in memory only
@@ -80,14 +78,20 @@ class Updates:
 
     def restore(self, unix_s: float) -> tuple[Stored, ...]:
         """What waits, sound and whole, at that time; everything else is cleared away."""
-        stored = tuple(self._sound(unix_s))
-        kept = {self._path(one.key) for one in stored}
-        kept |= {self._rest(one.key.job, one.key.digest) for one in stored}
+        stored = []
+        for record in self._slots.records():
+            one = self._sound(record, unix_s)
+            if one is None or one.key in self._held:
+                self._slots.free(record.slot)
+            else:
+                self._held[one.key] = record.slot, one.header
+                stored.append(one)
+        kept = {self._rest(one.key.job, one.key.digest) for one in stored}
         for path in self._folder.iterdir():
             pending = path.suffix == ".rest" and path.stem.count(".") > 0
-            if path not in kept and (pending or path.suffix in (".tmp", ".update")):
+            if path not in kept and (pending or path.suffix == ".tmp"):
                 path.unlink(missing_ok=True)
-        return stored
+        return tuple(stored)
 
     def put(self, stored: Stored, data: bytes, rest: Vector | None) -> None:
         """Make an update durable. Raises :class:`Unavailable` when the disk refuses or it is too long."""
@@ -102,8 +106,7 @@ class Updates:
                 self._write_waiting()
                 if raw is not None and not small:
                     _write_rest(self._rest(key.job, key.digest), raw)
-            _write(self._path(key), _LENGTH.pack(len(head)) + head, data, sync=True)
-            self._sync()
+            self._held[key] = self._slots.write(head, data), stored.header
         except OSError as error:
             raise Unavailable(f"the update can't be kept: {error.strerror}") from None
         self._newest = _Newest(key, stored.header, data, raw) if small else None
@@ -122,11 +125,9 @@ class Updates:
         if newest is not None and newest.key == key:
             return newest.header, newest.data[start : start + PART_BYTES]
         try:
-            with self._path(key).open("rb") as file:
-                head, length = _head(file.read(_LENGTH.size + _HEAD_BYTES_MAX))
-                file.seek(length + start)
-                return head.header, file.read(PART_BYTES)
-        except (OSError, Unreadable) as error:
+            slot, header = self._held[key]
+            return header, self._slots.read(slot, start, PART_BYTES)
+        except (KeyError, OSError, Unreadable) as error:
             raise Unavailable(f"the update can't be read: {error}") from None
 
     def settle(self, key: UpdateKey, accepted: bool) -> None:
@@ -140,7 +141,8 @@ class Updates:
                 self._rest(key.job).unlink(missing_ok=True)
                 self._accept(key.job, rest, newest)
             rest.unlink(missing_ok=True)
-            self._path(key).unlink(missing_ok=True)
+            if key in self._held:
+                self._slots.free(self._held.pop(key)[0])
             self._resting.discard(key)
             if newest is not None:
                 self._newest = None
@@ -192,57 +194,27 @@ class Updates:
             if self._kept is not None and self._kept.job == job:
                 self._kept, self._unkept = None, False
 
-    def _sound(self, unix_s: float) -> Iterator[Stored]:
-        for path in sorted(self._folder.glob("*.update")):
-            try:
-                data = path.read_bytes()
-                head, length = _head(data)
-            except (OSError, Unreadable):
-                continue
-            key = UpdateKey(head.job, head.round, head.header.digest)
-            if sha256(data[length:]).hexdigest() == head.header.digest and path == self._path(key):
-                if head.rests:
-                    self._resting.add(key)
-                yield Stored(key, head.header, head.ask, max(0.0, unix_s - path.stat().st_mtime))
-
-    def _path(self, key: UpdateKey) -> Path:
-        return self._folder / f"{checked_id(key.job)}.{key.round:d}.{key.digest[:_NAME_DIGITS]}.update"
+    def _sound(self, record: Record, unix_s: float) -> Stored | None:
+        try:
+            head = msgspec.msgpack.decode(record.head, type=_Head)
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            return None
+        if sha256(record.data).hexdigest() != head.header.digest:
+            return None
+        key = UpdateKey(head.job, head.round, head.header.digest)
+        if head.rests:
+            self._resting.add(key)
+        return Stored(key, head.header, head.ask, max(0.0, unix_s - record.written_unix_s))
 
     def _rest(self, job: str, digest: str = "") -> Path:
         pending = f".{digest[:_NAME_DIGITS]}" if digest else ""
         return self._folder / f"{checked_id(job)}{pending}.rest"
 
-    def _sync(self) -> None:
-        descriptor = os.open(self._folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
-def _head(data: bytes) -> tuple[_Head, int]:
-    """What a file begins with, and the place of its data."""
-    length = _LENGTH.size + int.from_bytes(data[: _LENGTH.size], "little")
-    if len(data) < length or length > _HEAD_BYTES_MAX:
-        raise Unreadable("an update that is cut short")
-    try:
-        return msgspec.msgpack.decode(data[_LENGTH.size : length], type=_Head), length
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise Unreadable(f"no update: {error}") from None
-
 
 def _write_rest(path: Path, rest: Vector) -> None:
-    """It needs no sync: one that a power cut took fails its check, and is none."""
-    _write(path, _CRC.pack(zlib.crc32(rest.data)), rest.data, sync=False)
-
-
-def _write(path: Path, *pieces: bytes | memoryview, sync: bool) -> None:
-    """Whole or not at all."""
+    """Whole or not at all. It is not synced: one that a power cut took fails its check, and is none."""
     draft = path.with_name(f"{path.name}.tmp")
     with draft.open("wb") as file:
-        for piece in pieces:
-            file.write(piece)
-        file.flush()
-        if sync:
-            os.fsync(file.fileno())
+        file.write(_CRC.pack(zlib.crc32(rest.data)))
+        file.write(rest.data)
     draft.replace(path)

@@ -1,5 +1,6 @@
 """Versions and updates on the disk: what a power cut leaves, and what is never believed."""
 
+import os
 from hashlib import sha256
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from edge.training.answered import Answered
 from edge.training.events import Stored, UpdateKey
+from edge.training.slots import REUSED_BYTES_MAX, REUSED_MAX
 from edge.training.updates import Updates
 from edge.training.versions import Versions
 from shared.codecs import decode, encode
@@ -272,9 +274,9 @@ def test_a_power_cut_between_the_rest_and_the_update_leaves_neither(tmp_path: Pa
     updates, one = Updates(tmp_path), stored(b"data")
     updates.put(one, b"data", FIRST)
     updates.keep()
-    (tmp_path / f"job.1.{one.key.digest[:32]}.update").unlink()
+    (tmp_path / "0.slot").unlink()
     (tmp_path / "job.9.tmp").write_bytes(b"half")
-    assert updates.restore(0.0) == ()
+    assert Updates(tmp_path).restore(0.0) == ()
     assert not list(tmp_path.iterdir())
 
 
@@ -291,10 +293,46 @@ def test_a_damaged_update_is_never_sent(data: st.DataObject):
         if data.draw(st.booleans()):
             del whole[data.draw(st.integers(0, len(whole) - 1)) :]
         else:
-            whole[data.draw(st.integers(len(whole) - len(body), len(whole) - 1))] ^= 1
+            whole[data.draw(st.integers(0, len(whole) - 1))] ^= 1
         path.write_bytes(whole)
-        assert Updates(folder).restore(0.0) == ()
-        assert not list(folder.iterdir())
+        again = Updates(folder)
+        assert again.restore(0.0) == ()
+        again.put(stored(b"another"), b"another", None)
+        assert [one.key for one in Updates(folder).restore(0.0)] == [stored(b"another").key]
+        assert [path.name for path in folder.iterdir()] == ["0.slot"]
+
+
+def test_updates_take_turns_in_few_files_and_a_long_one_leaves_none(tmp_path: Path):
+    updates, ones = Updates(tmp_path), [stored(f"{number}".encode(), number=number) for number in range(7)]
+    for one in ones[:6]:
+        updates.put(one, f"{one.key.round}".encode(), None)
+    assert len(list(tmp_path.iterdir())) == 6
+    again = Updates(tmp_path)
+    assert {one.key for one in again.restore(0.0)} == {one.key for one in ones[:6]}
+    for one in ones[:6]:
+        assert again.part(one.key, 0)[1] == f"{one.key.round}".encode()
+        again.settle(one.key, True)
+    assert len(list(tmp_path.iterdir())) == REUSED_MAX
+    again.put(ones[6], b"6", None)
+    (found,) = Updates(tmp_path).restore(0.0)
+    assert found.key == ones[6].key
+    long = stored(bytes(REUSED_BYTES_MAX))
+    again.put(long, bytes(REUSED_BYTES_MAX), None)
+    again.settle(long.key, True)
+    assert len(list(tmp_path.iterdir())) == REUSED_MAX - 1
+
+
+def test_a_full_disk_keeps_no_half_of_an_update(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    updates, one = Updates(tmp_path), stored(b"1")
+    monkeypatch.setattr("os.writev", lambda descriptor, pieces: os.write(descriptor, pieces[0]))
+    with pytest.raises(Unavailable, match="No space left"):
+        updates.put(one, b"1", None)
+    monkeypatch.undo()
+    with pytest.raises(Unavailable, match="can't be read"):
+        updates.part(one.key, 0)
+    assert Updates(tmp_path).restore(0.0) == ()
+    updates.put(one, b"1", None)
+    assert updates.part(one.key, 0)[1] == b"1"
 
 
 # Answered asks ------------------------------------------------------------------------------------------
