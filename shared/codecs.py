@@ -70,12 +70,6 @@ def encode(codec: Codec, delta: Vector, residual: Vector | None, rng: np.random.
     return Encoded(data, left if np.isfinite(left).all() else None)
 
 
-def encode_plain(vector: Vector) -> bytes:
-    """What ``decode("f32", ...)`` reads, without looking for a shorter form: Zstandard takes no more than a
-    tenth off the parameters of a model."""
-    return _STORED + np.ascontiguousarray(vector, F32).tobytes()
-
-
 def decode(name: str, data: bytes, n_params: int) -> Vector:
     """A new vector [n_params]. Raises :class:`Unreadable` for every input that no ``encode`` wrote.
 

@@ -47,7 +47,8 @@ class Slots:
         folder.mkdir(parents=True, exist_ok=True)
 
     def records(self) -> list[Record]:
-        """Those with a sound head; they are in use from now on. Call it before anything is written."""
+        """Those with a sound head: they, and no others, are in use from now on."""
+        self._used.clear()
         found = sorted(int(path.stem) for path in self._folder.glob("*.slot") if path.stem.isdecimal())
         return [record for slot in found for record in self._record(slot)]
 

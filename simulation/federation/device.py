@@ -19,6 +19,7 @@ from edge.training.events import (
     ConditionsRead,
     DropVersion,
     ForgetJob,
+    KeepLearned,
     ModelOpened,
     OpenModel,
     PartSent,
@@ -79,6 +80,7 @@ class Disk:
         if work.base >= 0 and work.base not in held:
             raise ShoalError(f"version {work.base} is not here")
         self.shared.open(work.job, work.model, Path(work.path), work.base)
+        self.shared.keep()  # others may hold other versions
         held[work.model.version] = work.model.check
 
     def restore(self, now: float) -> Restored:
@@ -244,6 +246,8 @@ class Device:
                 self.disk.versions.pop(job, None)
                 self.disk.updates.forget(job)
                 self.disk.done.pop(job, None)
+            case KeepLearned():
+                self.disk.updates.keep()
             case _:
                 raise AssertionError(f"nothing performs {effect}")
 
