@@ -24,7 +24,7 @@ from cloud.federated.journal import Sync, sync_folder, write_whole
 from cloud.federated.records import Version
 from cloud.federated.strategies import Strategy, apply
 from shared.artifacts import make_manifest
-from shared.codecs import decode, encode, encode_plain
+from shared.codecs import decode, encode
 from shared.errors import Unreadable
 from shared.learning import Codec, CodecName, JobSpec, ModelRef
 from shared.messages import Manifest
@@ -138,7 +138,8 @@ def offered(made: Made, layout_hash: str, folder: Path, sign: Sign) -> Version:
     readers no more than the way by the snapshot.
     """
     model = made.model
-    manifests = [_artifact(model, -1, _RAW.name, encode_plain(model.x), layout_hash, folder)]
+    snapshot, _ = encode(_RAW, model.x, None, np.random.default_rng(0))
+    manifests = [_artifact(model, -1, _RAW.name, snapshot, layout_hash, folder)]
     if made.delta:
         manifests.append(_artifact(model, model.version - 1, made.codec, made.delta, layout_hash, folder))
     ref = ModelRef(
