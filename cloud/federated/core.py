@@ -120,7 +120,7 @@ class Coordinator:
         if job.writing is not None and now >= job.write_again:
             job.write_again = inf
             return [*effects, job.writing]
-        return [*effects, *self._say(job, now), *self._work(job, now)] if job.durable else effects
+        return [*effects, *self._say(job, now, tick), *self._work(job, now)] if job.durable else effects
 
     def _go_on(self, job: Job, now: float, tick: bool) -> None:
         """What a job does without being asked."""
@@ -144,8 +144,8 @@ class Coordinator:
                 busy.update(client for client, row in job.round.rows.items() if row.status == ASKED)
         return busy
 
-    def _say(self, job: Job, now: float) -> list[Effect]:
-        said = saying.tell(job, now, self.unix_s + now) if self.linked else []
+    def _say(self, job: Job, now: float, tick: bool) -> list[Effect]:
+        said = saying.tell(job, now, self.unix_s + now, tick=tick) if self.linked else []
         waiting, job.waiting = job.waiting, []
         return [*said, *(reply(asker, job_view(job.state)) for asker in waiting)]
 

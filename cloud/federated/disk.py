@@ -80,7 +80,7 @@ class Disk:
         if log is None:
             log = self.journals[work.job] = Log(self.job(work.job) / "job.log", self.sync)
         entry = msgspec.msgpack.encode(work.entry)
-        log.append([entry])
+        log.append([entry], durable=not work.derived)
         if log.length > REWRITE_BYTES + 4 * len(entry) and work.entry.state is not None:
             self._compact(log)
 

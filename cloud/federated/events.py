@@ -212,10 +212,15 @@ class Prepared:
 
 @dataclass(frozen=True, slots=True)
 class Write(Work):
-    """Append to the job's journal. Answer: Written, once it is durable."""
+    """Append to the job's journal. Answer: Written, once it is durable.
+
+    ``derived``: the disk knows it already by what it follows from. It is written and not waited for: should a
+    power cut take it, a restart makes the same move again.
+    """
 
     job: str
     entry: Entry
+    derived: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -86,6 +86,7 @@ class Job:
     work_deadline: float = inf
     expecting: str = ""  # digest of the model that the catalog was given
     waiting: list[Asker] = field(default_factory=list)
+    told_state: JobState | None = None
     told_round: RoundFact | None = None
     told_job: JobFact | None = None
     offered: dict[str, Manifest] = field(default_factory=dict)
@@ -160,8 +161,12 @@ class Job:
         self.unsaved = True
 
     def write(self) -> Write:
-        """All that has changed since the last one. It is repeated as it is until it is confirmed."""
-        self.writing = Write(self.name, Entry(state=self.state, ended=self.ended))
+        """All that has changed since the last one. It is repeated as it is until it is confirmed.
+
+        That a pass of training is over is what its log says: the log has every update that counts.
+        """
+        over = self.state.phase is Phase.AGGREGATING and self.round is not None and self.ended is None
+        self.writing = Write(self.name, Entry(state=self.state, ended=self.ended), derived=over)
         self.unsaved, self.ended = False, None
         return self.writing
 

@@ -50,8 +50,9 @@ class Log:
         """Every record, oldest first."""
         return _frames(self.path)
 
-    def append(self, payloads: Sequence[bytes]) -> None:
-        """All of them, durable when this returns; raises ``OSError``, and then none of them counts."""
+    def append(self, payloads: Sequence[bytes], *, durable: bool = True) -> None:
+        """All of them, durable when this returns unless that is not wanted; raises ``OSError``, and then none
+        of them counts."""
         frames = b"".join(_FRAME.pack(len(one), crc32(one)) + one for one in payloads)
         descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT, 0o600)
         try:
@@ -59,10 +60,11 @@ class Log:
             written = os.pwrite(descriptor, frames, self.length)
             if written < len(frames):
                 raise OSError(f"only {written} of {len(frames)} bytes could be written")
-            self._sync(descriptor)
+            if durable:
+                self._sync(descriptor)
         finally:
             os.close(descriptor)
-        if self._new:
+        if self._new and durable:
             sync_folder(self.path.parent, self._sync)
             self._new = False
         self.length += len(frames)

@@ -1,7 +1,8 @@
 """What a job has to tell: derived from its state, said once, and again when the broker may have lost it.
 
 Facts are levels. Whatever a job did, its facts are compared with what was published last, and the difference
-is published. Nothing is said of a state that is not durable.
+is published. Nothing is said of a state that is not durable. How many have answered is said with the clock:
+whoever watches is not told of each of a thousand devices.
 """
 
 from math import inf
@@ -16,8 +17,11 @@ from shared.messages import Manifest
 from shared.topics import JOB, MANIFEST, ROUND
 
 
-def tell(job: Job, now: float, unix_s: float) -> list[Effect]:
+def tell(job: Job, now: float, unix_s: float, *, tick: bool) -> list[Effect]:
     """Everything that the fleet does not know yet. Artifacts come before the round that needs them."""
+    if not tick and job.state is job.told_state:
+        return []
+    job.told_state = job.state
     effects = _artifacts(job)
     fact = round_fact(job, now)
     if job.told_round is None or _lasting(fact) != _lasting(job.told_round):
@@ -37,7 +41,7 @@ def tell_progress(job: Job, unix_s: float) -> list[Effect]:
 
 def tell_again(job: Job) -> None:
     """A broker may have lost what it had retained."""
-    job.told_round, job.told_job, job.offered = None, None, {}
+    job.told_state, job.told_round, job.told_job, job.offered = None, None, None, {}
 
 
 def silence(job: Job) -> list[Effect]:

@@ -4,6 +4,7 @@ Devices do what devices do: they send again what got no receipt. The application
 that it did not hear of.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import pytest
@@ -116,6 +117,7 @@ def test_what_was_judged_leaves_no_bytes_behind_in_the_story_of_the_service(tmp_
     assert len(judge.whole.data) > 0
     world.works_done()
     assert len(judge.whole.data) == 0
+    world.tick(0.25)
     assert world.job_fact().accepted == 1
     world.executor.close()
 
@@ -209,9 +211,9 @@ def test_a_disk_that_refuses_once_is_asked_again_and_nothing_is_said_before(tmp_
     log = world.executor.disk.journals[JOB_NAME]
     broken, said = _broken(log), len(world.facts)
     world.works_done()
-    assert world.fact().phase is Phase.TRAINING, "AGGREGATING is not durable, and so not said"
+    assert world.fact().phase is Phase.TRAINING, "AGGREGATING is not written, and so not said"
     assert all(fact.phase is Phase.TRAINING for fact in world.facts[said:])
-    log._sync = broken
+    log.append = broken
     world.tick(2.0)
     world.tick(2.0)
     assert world.state().version.ref.version == 1
@@ -220,12 +222,12 @@ def test_a_disk_that_refuses_once_is_asked_again_and_nothing_is_said_before(tmp_
 
 def _broken(log: Log):
     """The disk is full from now on; gives what works."""
-    works = log._sync
+    works = log.append
 
-    def full(descriptor: int) -> None:
+    def full(payloads: Sequence[bytes], *, durable: bool = True) -> None:
         raise OSError(28, "No space left on device")
 
-    log._sync = full
+    log.append = full
     return works
 
 
