@@ -77,8 +77,10 @@ class Updates:
         folder.mkdir(parents=True, exist_ok=True)
 
     def restore(self, unix_s: float) -> tuple[Stored, ...]:
-        """What waits, sound and whole, at that time; everything else is cleared away, and what is in memory is
-        forgotten: call it when a process begins."""
+        """What waits, sound and whole, at that time; everything else is cleared away.
+
+        What is in memory is forgotten: call it when a process begins.
+        """
         self._newest, self._kept, self._unkept = None, None, False
         self._held.clear()
         self._resting.clear()
