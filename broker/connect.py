@@ -1,9 +1,10 @@
 """From the configuration to the right bus."""
 
+from ssl import SSLContext
+
 from broker.bus import ConnectedBus, Will
 from broker.native import NativeBus
 from broker.options import LinkOptions
-from broker.tls import client_context
 from shared.config import BrokerAddress, BrokerSection, broker_address
 from shared.errors import ConfigError
 from shared.topics import root
@@ -35,7 +36,7 @@ def open_bus(
         client_id=client_id,
         username=config.username or address.username,
         password=_password(config, address),
-        tls=client_context(config.ca, config.cert, config.key) if address.tls else None,
+        tls=_tls(config) if address.tls else None,
         clean_start=clean_start,
         session_expiry_s=session_expiry_s,
         keepalive_s=config.keepalive_s,
@@ -49,6 +50,13 @@ def open_bus(
     from broker.aiomqtt_bus import AiomqttBus
 
     return AiomqttBus(options, protocol=config.protocol, websockets=websockets)
+
+
+def _tls(config: BrokerSection) -> SSLContext:
+    # Imported here: what makes and reads certificates is 3 MB that nobody else needs.
+    from broker.tls import client_context
+
+    return client_context(config.ca, config.cert, config.key)
 
 
 def _password(config: BrokerSection, address: BrokerAddress) -> str | None:
