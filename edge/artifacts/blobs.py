@@ -77,6 +77,13 @@ class Blobs:
         if written < len(data):
             raise Unavailable(f"no room: need {len(data)} bytes, have {self._free_bytes()}")
 
+    def part_bytes(self, digest: str) -> int:
+        """Of what has come so far; 0 where there is nothing."""
+        try:
+            return self._file(digest, PART).stat().st_size
+        except FileNotFoundError:
+            return 0
+
     def land(self, digest: str, durable: bool = True) -> int:
         """Verify the whole part, make it durable, rename it into place; return its size in bytes.
 
