@@ -11,6 +11,7 @@ import msgspec
 
 from cloud.federated.events import Offer, Settle, Withdraw
 from cloud.federated.job import Job
+from cloud.federated.round import ASKED
 from shared.core import Clear, Effect, Publish
 from shared.learning import JobFact, Phase, RoundFact
 from shared.messages import Manifest
@@ -24,10 +25,20 @@ def tell(job: Job, now: float, unix_s: float, *, tick: bool) -> list[Effect]:
     job.told_state = job.state
     effects = _artifacts(job)
     fact = round_fact(job, now)
-    if job.told_round is None or _lasting(fact) != _lasting(job.told_round):
+    news = job.told_round is None or _lasting(fact) != _lasting(job.told_round)
+    if news and not _all_answered(job):
         job.told_round = fact
         effects.append(Publish(ROUND.at(job=job.name), fact))
     return [*effects, *tell_progress(job, unix_s)]
+
+
+def _all_answered(job: Job) -> bool:
+    """AGGREGATING says to the cohort that no answer is wanted any more. If everybody has given one, that is no
+    news to anybody, and the next round's fact, which follows in a moment, is."""
+    one = job.round
+    if job.state.phase is not Phase.AGGREGATING or one is None or job.told_round is None:
+        return False
+    return all(one.rows[client].status != ASKED for client in one.at.opening.cohort)
 
 
 def tell_progress(job: Job, unix_s: float) -> list[Effect]:
