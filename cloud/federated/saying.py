@@ -33,8 +33,8 @@ def tell(job: Job, now: float, unix_s: float, *, tick: bool) -> list[Effect]:
 
 
 def _all_answered(job: Job) -> bool:
-    """AGGREGATING says to the cohort that no answer is wanted any more. If everybody has given one, that is no
-    news to anybody, and the next round's fact, which follows in a moment, is."""
+    """AGGREGATING says to the cohort that no answer is wanted any more. If everybody has given one, that is
+    no news to anybody, and the next round's fact, which follows in a moment, is."""
     one = job.round
     if job.state.phase is not Phase.AGGREGATING or one is None or job.told_round is None:
         return False
