@@ -54,6 +54,7 @@ from cloud.tasks.service import tasks_service
 from cloud.telemetry.core import Ingest
 from cloud.telemetry.retention import Retention
 from cloud.telemetry.service import IngestWorker, group_of, policy_of, retention_service
+from shared.allocator import keep_freed
 from shared.carried import MODEL_PREFIX
 from shared.config import Config
 from shared.messages import CloudPresence
@@ -98,6 +99,7 @@ def settings(options: argparse.Namespace) -> Config:
 
 async def serve(config: Config) -> None:
     """Run until SIGTERM or SIGINT."""
+    keep_freed()
     data = absolute(config.cloud.data)
     await asyncio.to_thread(data.mkdir, parents=True, exist_ok=True)
     url = config.cloud.store or Store.url_of(data / DATABASE_FILE)

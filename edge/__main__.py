@@ -46,6 +46,7 @@ from edge.training.service import Disk, training_service
 from edge.training.sources import fields_of, sources_of
 from edge.training.updates import Updates
 from edge.training.versions import Versions
+from shared.allocator import keep_freed
 from shared.codecs import decode, encode
 from shared.config import Config, DeviceSection, TrainingSection
 from shared.errors import ConfigError
@@ -187,6 +188,8 @@ class Boot:
         )
         trains = config.training.sources and not self.looping
         self.learned: Disk | None = None
+        if trains:
+            keep_freed()
         self.training = self._training(config, data) if trains else None
         self.benchmark_s = device.benchmark_s
         self.left = ""
