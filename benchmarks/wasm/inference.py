@@ -62,11 +62,14 @@ def _row(model: str, batch: int, candidate: str, seconds: float | Failure) -> Ro
 
 
 def _agreement(case: Case, precision: str, runner: Runner | Failure) -> Row:
-    """Relative to the output's scale: from torch in float32, and both of them from torch in float64."""
+    """Relative to the output's scale: ours and torch's float32 from torch in float64, and ours from torch's.
+
+    A failure has no figure in any of them.
+    """
     row: Row = {"model": case.zoo.name, "batch": case.batch, "precision": precision, "error": ""}
     answer = attempted(runner, lambda runner: arrays(runner(case.x.numpy())))
     if isinstance(answer, Failure):
-        return row | {"from_torch": None, "error": answer.reason}
+        return row | {"from_float64": None, "error": answer.reason}
     return row | {
         "from_torch": relative_error(answer, case.expected),
         "from_float64": relative_error(answer, case.true),

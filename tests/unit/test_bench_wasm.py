@@ -172,6 +172,17 @@ def test_every_candidate_has_a_row_and_a_figure_or_a_reason(mlp: bench_wasm.Foun
 def test_ours_agrees_with_torch(mlp: bench_wasm.Found) -> None:
     assert {row["precision"] for row in mlp["agreement"]} == {"fast", "exact"}
     assert worst_error(mlp, "exact") < 1e-6
+    for row in mlp["agreement"]:  # three sides of one triangle
+        assert 0 < row["from_torch"] <= (row["from_float64"] + row["torch_from_float64"]) * 1.01
+
+
+def test_agreement_is_judged_on_the_distance_to_the_true_value() -> None:
+    rounding = {"from_float64": 3e-7, "torch_from_float64": 1.2e-6, "from_torch": 1.3e-6}
+    rows = [{"model": "cnn", "batch": 1, "precision": one, "error": ""} | rounding for one in ("exact", "fast")]
+    figures = {goal.what: figure for goal, figure in tables.figures({"agreement": rows})}
+    assert figures["exact, difference from torch in float64"] == pytest.approx(0.3)
+    assert figures["fast, difference from torch in float64"] == pytest.approx(0.3)
+    assert not tables.missed({"agreement": rows})
 
 
 def test_the_module_itself_is_measured(mlp: bench_wasm.Found) -> None:
@@ -223,7 +234,7 @@ def test_a_model_of_ours_that_fails_misses_its_goals_and_a_peer_that_fails_gives
     failing = [row("a", OURS, None), row("a", TORCH, 4.0), row("a", ORT, None), row("a", tables.PRECISE, 1.0)]
     results = {
         "inference": failing,
-        "agreement": [{"model": "a", "precision": "exact", "from_torch": None, "error": "broken"}],
+        "agreement": [{"model": "a", "precision": "exact", "from_float64": None, "error": "broken"}],
         "training": [row("mlp", "shoal fast", None), row("mlp", TORCH, 5.0)],
         "modules": [{"model": "mobilenet", "error": "broken"}],
     }
@@ -234,7 +245,7 @@ def test_a_model_of_ours_that_fails_misses_its_goals_and_a_peer_that_fails_gives
     for what in (
         "slowest against torch eager, batch 1",
         "train step against torch eager, mlp",
-        "exact, difference from torch",
+        "exact, difference from torch in float64",
         "mobilenet, module",
         "interruption on against off, worst model",
     ):
