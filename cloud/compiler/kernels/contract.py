@@ -1,4 +1,4 @@
-"""Kernels of :mod:`cloud.compiler.ops.contract`: one loop nest around one of two tiles.
+"""Kernels of :mod:`cloud.compiler.ops.contract`: one loop nest around one of three tiles.
 
     for batch: for block of rows: for tile of columns: for tile of rows: tile over the whole depth
 
@@ -9,10 +9,10 @@ stays in the second-level cache while all columns do.
 from collections.abc import Callable, Mapping
 
 from cloud.compiler.ir import Node
-from cloud.compiler.kernels import dot, outer
+from cloud.compiler.kernels import dot, outer, skewed
 from cloud.compiler.kernels.expression import helpers
 from cloud.compiler.kernels.product import F32_BYTES, Places, Product, exchanged, product_of, tiles
-from cloud.compiler.ops.contract import MatMul
+from cloud.compiler.ops.contract import MatMul, Skewed
 from cloud.compiler.wat import Function, Kernel, const
 
 BLOCK_BYTES = 1 << 18
@@ -27,7 +27,7 @@ def product_kernel(product: Product) -> Kernel:
     """The function that computes a product."""
     if _is_vector(product):
         product = exchanged(product)
-    panel = not _is_dot(product) and outer.wants_panel(product)
+    panel = not (product.skewed or _is_dot(product)) and outer.wants_panel(product)
     sizes = "[" + ", ".join(map(str, product.batch)) + "] x " if product.batch else ""
     comment = f"{sizes}y[{product.rows}, {product.columns}], depth {product.depth}"
     f = Function(product.name, (*product.parameters, *(["panel"] if panel else [])), comment)
@@ -45,6 +45,8 @@ def _batch(f: Function, product: Product, at: Places, axis: int) -> None:
         steps = product.steps(lambda one: one.batch[axis])
         for inner, _ in tiles(f, at, steps, product.batch[axis], 1, f"batch{axis}"):
             _batch(f, product, inner, axis + 1)
+    elif product.skewed:
+        _skewed(f, product, at)
     elif _is_dot(product):
         _dots(f, product, at)
     else:
@@ -59,6 +61,16 @@ def _dots(f: Function, product: Product, at: Places) -> None:
                 for first in range(0, width, dot.tile_columns(product)):
                     last = min(first + dot.tile_columns(product), width)
                     dot.dot_tile(f, product, row, height, range(first, last))
+
+
+def _skewed(f: Function, product: Product, at: Places) -> None:
+    rows, columns = product.steps(lambda one: one.row), product.steps(lambda one: one.column)
+    for block, size in tiles(f, at, rows, product.rows, _block(product), "block"):
+        for column, width in tiles(
+            f, block, columns, product.columns, skewed.tile_columns(product), "column"
+        ):
+            for row, height in tiles(f, column, rows, size, skewed.ROWS, "row"):
+                skewed.skewed_tile(f, product, row, height, width)
 
 
 def _outers(f: Function, product: Product, at: Places) -> None:
@@ -87,7 +99,10 @@ def _block(product: Product) -> int:
 def _is_vector(product: Product) -> bool:
     """A matrix times one column, where the rows of the result lie side by side."""
     beside = all(product[name].row <= 1 for name in (*product.extras, "y"))
-    return product.columns == 1 and product.rows > 1 and beside
+    return product.columns == 1 and product.rows > 1 and beside and not product.skewed
 
 
-EMITTERS: Mapping[type, Callable[[Node], Kernel | None]] = {MatMul: matmul_kernel}
+EMITTERS: Mapping[type, Callable[[Node], Kernel | None]] = {
+    MatMul: matmul_kernel,
+    Skewed: skewed.skew_kernel,
+}

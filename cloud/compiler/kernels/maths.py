@@ -32,6 +32,14 @@ EXP = (
     0.16666520107742278,
     0.49999993412481214,
 )
+# (2^f - 1) / f for |f| <= 1/2: least largest error, 9e-8 of 2^f.
+EXP2 = (
+    0.001326472731307149,
+    0.009671512991189957,
+    0.05550733581185341,
+    0.24022242426872253,
+    0.6931470036506653,
+)
 # log(1 + f) = 2 atanh(s), s = f / (2 + f): FreeBSD's e_logf.c.
 LOG = (0.24279078841, 0.28498786688, 0.40000972152, 0.66666662693)
 SQRT_HALF_BITS = 0x3F3504F3
@@ -165,6 +173,23 @@ def exp_between(hold: Holder, x: str, sign: int = 1) -> str:
     """e^(sign * x) where that is from 2^-126 to 2^128: :func:`exp` less what it does for the others."""
     n, r = _reduced(hold, x, ROUNDER + 127, sign)
     return mul(add(_exp_minus_one(hold, r), splat(1)), _scale(n))
+
+
+def share(hold: Holder, x: str) -> str:
+    """e^x of x <= 0, 0 below -88, for what counts beside e^0: the error is 2e-7 of the result near 0, grows
+    with -x, and is never more than 2e-7 of one. A fifth less to do than for :func:`exp_between`, in a chain a
+    third shorter, since 2^(x log2(e)) needs no second part of ln 2.
+    """
+    x = hold(f"(f32x4.pmax {mul(x, splat(LOG2_E))} {splat(-127)})")
+    shifted = hold(add(x, splat(ROUNDER + 127)))
+    f = hold(sub(x, sub(shifted, splat(ROUNDER + 127))))
+    square = hold(mul(f, f))
+    fifth, fourth, third, second, first = EXP2
+    upper = add(
+        mul(square, add(mul(f, splat(fifth)), splat(fourth))), add(mul(f, splat(third)), splat(second))
+    )
+    lower = add(mul(f, splat(first)), splat(1))
+    return mul(add(mul(square, upper), lower), _scale(shifted))
 
 
 def erf(hold: Holder, x: str) -> str:

@@ -4,7 +4,7 @@
 
     operand      batch   row   depth   column     in numbers; 0: the operand is the same along this axis
     x [M, K]     0       K     1       0
-    w [N, K]     0       0     1       K          w [K, N]: depth N, column 1
+    w [N, K]     0       0     1       K          w [K, N]: depth N, column 1; skewed, [P, K, 16]: 16 and K
     y [M, N]     0       N     0       1
     bias [N]     0       0     0       1
 
@@ -22,7 +22,7 @@ from cloud.compiler.expr import Arg, Expr
 from cloud.compiler.ir import Node, Shape
 from cloud.compiler.kernels.expression import vector
 from cloud.compiler.kernels.vector import store
-from cloud.compiler.ops.contract import MatMul
+from cloud.compiler.ops.contract import SKEWED_COLUMNS, MatMul
 from cloud.compiler.wat import Function, get
 
 F32_BYTES = 4
@@ -45,6 +45,7 @@ class Product:
 
     ``operands``: by name, in the order of the kernel's parameters: x, w, e0, e1, ..., y. ``dtypes``: of the
     extras. ``offsets``: bytes from an operand's address to its first number, where that is not zero.
+    ``skewed``: w is laid out askew; its column stride is true of whole panels.
     """
 
     batch: Shape
@@ -55,6 +56,7 @@ class Product:
     epilogue: Expr
     dtypes: tuple[str, ...]
     offsets: tuple[tuple[str, int], ...] = ()
+    skewed: bool = False
 
     def __getitem__(self, operand: str) -> Strides:
         return dict(self.operands)[operand]
@@ -92,6 +94,8 @@ def product_of(node: Node) -> Product:
     *batch, rows, columns = result
     x_steps = op.x_view.steps if op.x_view is not None else _dense(x)
     w_steps = op.w_view.steps if op.w_view is not None else _dense(w)
+    if op.skewed:
+        w_steps = (w[1], SKEWED_COLUMNS)
     operands = [
         ("x", _strides(x, x_steps, result, "depth row" if op.transposed else "row depth"), op.x_view),
         ("w", _strides(w, w_steps, result, "column depth" if op.rows else "depth column"), op.w_view),
@@ -112,6 +116,7 @@ def product_of(node: Node) -> Product:
             op.epilogue or Arg(0),
             tuple(one.dtype for one in node.operands[2:]),
             offsets,
+            op.skewed > 0,
         )
     )
     return merged(longest_rows(product))

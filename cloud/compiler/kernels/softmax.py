@@ -1,10 +1,14 @@
 """Softmax and its logarithm, with the row's maximum taken out so that nothing overflows.
 
-    across, row of up to 64 numbers     one pass; the row stays in registers
+    across, row of up to 64 numbers     two loops over some rows, which stay in registers: what is below the
+                                        maximum (kept in y); exponentials, their sum, scaling
     across, longer                      three passes: maximum; exponentials (kept in y) and their sum; scaling
     along another axis                  the same three, a column in each lane
 
-The exponential is of numbers up to 0 only, which spares a quarter of its instructions; below 2^-126 it is 0.
+Why two loops: a processor looks some 200 operations ahead, and a row's chain from its first maximum to its
+last product is longer. Two short chains overlap with those of the next rows (1.2 times faster on Zen 5).
+
+The exponential is of numbers up to 0 only, and counts beside one of 0 (see ``maths.share``).
 ``pmax`` lets a NaN pass by unseen, which saves five instructions of six: it comes back with the exponentials,
 and makes the whole row NaN as it should. Lanes that do not belong to a row are -inf: their exponential is 0.
 """
@@ -36,7 +40,7 @@ WIDTH = 4
 PARTS = ("sum_even", "sum_odd")  # of a short row: half the chain of additions
 LOWEST = splat("-inf")
 LOG = call(Fn.LOG, Arg(0))
-LEAST = -88.0  # its power of two, as bits of a float, is 0
+ROWS = 32  # in a turn of short ones: they stay in the first-level cache
 # A pass over the numbers: gives the lanes of the vectors at "from" and "to"; these move on after the body.
 _Pass: TypeAlias = Callable[[], Iterator[list[int]]]
 
@@ -47,27 +51,56 @@ def softmax(node: Node) -> Kernel:
     (x,) = node.operands
     log, around = node.op.log, extent(x.shape, node.op.axis)
     f = Function(f"{'log_' if log else ''}softmax_{around}", ("x", "y"))
-    with f.loop(around.outer):
-        if around.inner > 1:
-            _along(f, around, log)
-        elif around.reduced > SHORT:
-            _long(f, around.reduced, log)
-        else:
-            _short(f, around.reduced, log)
+    if around.inner == 1 and around.reduced <= SHORT:
+        _short(f, around, log)
+    else:
+        with f.loop(around.outer):
+            if around.inner > 1:
+                _along(f, around, log)
+            else:
+                _long(f, around.reduced, log)
     return f.kernel(helpers=helpers(LOG))
 
 
-def _short(f: Function, length: int, log: bool) -> None:
-    """One row in registers."""
+def _short(f: Function, around: Extent, log: bool) -> None:
+    """Rows in registers, some at a time."""
+    whole, rest = divmod(around.outer, ROWS)
+    if whole:
+        with f.loop(whole):
+            _rows(f, ROWS, around.reduced, log)
+    if rest:
+        _rows(f, rest, around.reduced, log)
+
+
+def _rows(f: Function, rows: int, length: int, log: bool) -> None:
+    f.set("row", get("y"))
+    with f.loop(rows):
+        _centre(f, length)
+    with f.loop(rows):
+        _share(f, length, log)
+
+
+def _centre(f: Function, length: int) -> None:
+    """One row without its maximum, from x to ``row``."""
     widths = lanes_of(length)
     for index, lanes in enumerate(widths):
         f.set(f"x{index}", keep(lanes, load("x", index * VECTOR_BYTES), LOWEST), "v128")
     f.set("most", by_pairs([get(f"x{index}") for index in range(len(widths))], _larger), "v128")
     join(f, "most", _larger)
+    for index, lanes in enumerate(widths):
+        f.set("centred", f"(f32x4.sub {get(f'x{index}')} {get('most')})", "v128")
+        store_vector(f, "row", index * VECTOR_BYTES, "centred", lanes)
+    f.advance("x", length * 4)
+    f.advance("row", length * 4)
+
+
+def _share(f: Function, length: int, log: bool) -> None:
+    """The result of one row, in its place in y."""
+    widths = lanes_of(length)
     for one in PARTS:
         f.set(one, ZERO, "v128")
-    for index in range(len(widths)):
-        f.set(f"x{index}", f"(f32x4.sub {get(f'x{index}')} {get('most')})", "v128")
+    for index, lanes in enumerate(widths):
+        f.set(f"x{index}", keep(lanes, load("y", index * VECTOR_BYTES), LOWEST), "v128")
         f.set("exp", _exponential(f, get(f"x{index}")), "v128")
         if not log:
             f.set(f"x{index}", get("exp"), "v128")
@@ -79,7 +112,6 @@ def _short(f: Function, length: int, log: bool) -> None:
     for index, lanes in enumerate(widths):
         f.set("result", _result(get(f"x{index}"), get("sum"), log), "v128")
         store_vector(f, "y", index * VECTOR_BYTES, "result", lanes)
-    f.advance("x", length * 4)
     f.advance("y", length * 4)
 
 
@@ -165,8 +197,7 @@ def _scale(f: Function, width: int, over: _Pass, log: bool) -> None:
 
 def _exponential(f: Function, x: str) -> str:
     """e^x of x <= 0."""
-    hold = maths.Holder(f)
-    return maths.exp_between(hold, hold(f"(f32x4.pmax {x} {maths.splat(LEAST)})"))
+    return maths.share(maths.Holder(f), x)
 
 
 def _prepare(f: Function, total: str, log: bool) -> None:

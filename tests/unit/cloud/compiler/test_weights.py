@@ -4,12 +4,21 @@ import numpy as np
 import pytest
 
 from cloud.compiler.backend import build_module
+from cloud.compiler.expr import Arg, Fn, call
 from cloud.compiler.ir import evaluate
-from cloud.compiler.ops.contract import MatMul
+from cloud.compiler.ops.contract import MatMul, Skewed, straightened
 from cloud.compiler.ops.movement import Permute
-from cloud.compiler.passes.weights import COLUMNS_MIN, DEPTH_MAX, lay_out_weights
+from cloud.compiler.ops.pointwise import Pointwise
+from cloud.compiler.passes.epilogues import fuse_epilogues
+from cloud.compiler.passes.weights import (
+    COLUMNS_MIN,
+    DEPTH_MAX,
+    SKEWED_COLUMNS_MIN,
+    SKEWED_DEPTH_MAX,
+    lay_out_weights,
+)
 from cloud.compiler.plan import derived
-from tests.unit.cloud.compiler.graphs import Builder, integers, run
+from tests.unit.cloud.compiler.graphs import ADD, Builder, agree_op, integers, run
 
 
 def product(depth: int, columns: int):
@@ -31,10 +40,55 @@ def test_a_short_depth_is_read_by_columns_that_are_laid_out_once():
     assert np.array_equal(run(build_module({"run": after}), inputs, parameters)[0], wanted)
 
 
-@pytest.mark.parametrize(("depth", "columns"), [(DEPTH_MAX + 1, 64), (4, COLUMNS_MIN - 1)])
+@pytest.mark.parametrize(
+    ("depth", "columns"),
+    [(DEPTH_MAX + 1, SKEWED_COLUMNS_MIN - 1), (SKEWED_DEPTH_MAX + 1, 64), (4, COLUMNS_MIN - 1)],
+)
 def test_what_gains_nothing_stays(depth, columns):
     graph = product(depth, columns)
     assert lay_out_weights(graph) == graph
+
+
+@pytest.mark.parametrize("depth", [DEPTH_MAX + 1, 32, 67, 280, 1100])
+@pytest.mark.parametrize(("rows", "columns"), [(1, 32), (1, 55), (2, 48), (5, 41)])
+def test_a_longer_depth_is_read_askew(rows, depth, columns):
+    """Sums of integers are exact in any order; 280 and 1100 steps are summed up in stretches, too."""
+    build = Builder(rows, depth)
+    sum_ = build.apply(MatMul(), build.input, build.parameter(columns, depth))
+    graph = build.graph(build.apply(Pointwise(call(Fn.RELU, ADD)), sum_, build.parameter(columns)))
+    after = lay_out_weights(fuse_epilogues(graph))
+    after.check()
+    layout, matmul = after.nodes
+    assert layout.op == Skewed()
+    assert layout.result.name in derived(after)
+    assert isinstance(matmul.op, MatMul)
+    assert matmul.op.skewed == columns
+    inputs, parameters = integers(graph, 1)
+    (wanted,) = evaluate(graph, inputs, parameters)
+    assert np.array_equal(evaluate(after, inputs, parameters)[0], wanted)
+    assert np.array_equal(run(build_module({"run": after}), inputs, parameters)[0], wanted)
+
+
+def test_a_skewed_column_goes_round_from_its_own_place():
+    w = np.arange(20 * 5, dtype=np.float32).reshape(20, 5)
+    panels = agree_op(Skewed(), w, tolerance=0)
+    assert panels.shape == (2, 5, 16)
+    assert [*panels[0, :, 3]] == [*np.roll(w[3], -3)]
+    assert not panels[1, :, 4:].any()
+    assert np.array_equal(straightened(panels, 20), w)
+
+
+def test_a_bias_may_be_where_the_sums_begin_and_what_else_it_is():
+    """The bias once more in the same epilogue, and one that is added to something else first."""
+    x, w, b = (np.float32([[1, 2, 3, 4]] * 3), np.ones((16, 4), np.float32), np.arange(16, dtype=np.float32))
+    for expr in (
+        call(Fn.MUL, ADD, Arg(1)),
+        call(Fn.ADD, call(Fn.MUL, Arg(0), 2.0), Arg(1)),
+        call(Fn.MUL, ADD, ADD),
+        call(Fn.SUB, ADD, Arg(0)),
+    ):
+        op = MatMul(epilogue=expr, skewed=16)
+        agree_op(op, x, Skewed().evaluate(w), b, tolerance=0)
 
 
 def test_what_is_computed_in_the_run_is_no_weight():
