@@ -1,4 +1,4 @@
-"""A call without arguments through wasmtime's private binding: 1 us instead of 10.
+"""A call without arguments through wasmtime's private binding: half a microsecond instead of 10.
 
 ``Func.__call__`` asks for the function's type and converts values, each time. The C function below it takes
 everything ready-made. It is not part of wasmtime's public interface, so all that is private is here, and the
@@ -22,20 +22,23 @@ def bind(store: wasmtime.Store, function: wasmtime.Func) -> Callable[[], object]
 
 
 def _raw(store: wasmtime.Store, function: wasmtime.Func) -> Callable[[], None]:
+    """The C function, told that it takes addresses: over typed pointers ctypes takes a third longer."""
     bindings, ffi = wasmtime._bindings, wasmtime._ffi
-    enter = bindings._wasmtime_func_call_unchecked
-    values = (bindings.wasmtime_val_raw_t * 1)()
-    trap = ctypes.POINTER(ffi.wasm_trap_t)()
-    trap_at, context, at = ctypes.byref(trap), store._context(), ctypes.byref(function._func)
-    error_from, trap_from = wasmtime.WasmtimeError._from_ptr, wasmtime.Trap._from_ptr
+    address = ctypes.c_void_p
+    form = ctypes.CFUNCTYPE(address, address, address, address, ctypes.c_size_t, address)
+    enter = form(ctypes.cast(bindings._wasmtime_func_call_unchecked, address).value or 0)
+    values, trap = (bindings.wasmtime_val_raw_t * 1)(), address()
+    context, at = ctypes.cast(store._context(), address).value, ctypes.byref(function._func)
+    values_at, trap_at = ctypes.byref(values), ctypes.byref(trap)
+    error_type, trap_type = ctypes.POINTER(bindings.wasmtime_error_t), ctypes.POINTER(ffi.wasm_trap_t)
 
     def call() -> None:
-        error = enter(context, at, values, 1, trap_at)
+        error = enter(context, at, values_at, 1, trap_at)
         if error:
-            raise error_from(error)
+            raise wasmtime.WasmtimeError._from_ptr(ctypes.cast(error, error_type))
         if trap:
-            owned = ctypes.cast(trap, ctypes.POINTER(ffi.wasm_trap_t))
-            ctypes.memset(trap_at, 0, ctypes.sizeof(trap))  # the exception owns it now
-            raise trap_from(owned)
+            owned = ctypes.cast(trap, trap_type)
+            trap.value = None  # the exception owns it now
+            raise wasmtime.Trap._from_ptr(owned)
 
     return call

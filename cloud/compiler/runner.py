@@ -41,7 +41,7 @@ class Runner:
         Raises ValueError for inputs of another shape than the model's.
         """
         arrays = [np.asarray(one) for one in inputs]
-        exactly = self._exactly.get(tuple(one.shape for one in arrays))
+        exactly = self._exactly.get(tuple([one.shape for one in arrays]))
         if exactly is not None:
             return exactly.answer(arrays)
         counts = {len(one) if one.ndim else 0 for one in arrays}
@@ -81,6 +81,7 @@ class _Instance:
         function = abi.functions[0]
         self._inputs = [self._view(one) for one in function.inputs]
         self._outputs = [self._view(one) for one in function.outputs]
+        self._single = len(self._outputs) == 1
 
     @property
     def shapes(self) -> tuple[tuple[int, ...], ...]:
@@ -89,11 +90,11 @@ class _Instance:
 
     def answer(self, arrays: list[AnyArray]) -> AnyArray | tuple[AnyArray, ...]:
         """The outputs for inputs of exactly its shapes: the short way, for small models."""
-        for view, array in zip(self._inputs, arrays, strict=True):
-            view[...] = array  # numpy converts lists and float64 alike
+        for index, array in enumerate(arrays):
+            self._inputs[index][...] = array  # numpy converts lists and float64 alike
         self._run()
-        first, *more = self._outputs
-        return (first.copy(), *(one.copy() for one in more)) if more else first.copy()
+        first = self._outputs[0].copy()
+        return first if self._single else (first, *[one.copy() for one in self._outputs[1:]])
 
     def run(self, arrays: list[AnyArray]) -> list[AnyArray]:
         """Outputs for up to a batch of items; copies, so the next run does not change them."""

@@ -13,6 +13,7 @@ A comparison is a mask (all bits of a lane) while another truth function reads i
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from math import isnan
+from typing import TypeAlias
 
 from cloud.compiler.expr import TRUTHS, Arg, Call, Expr, Fn, Number, dtype_of
 from cloud.compiler.kernels import maths, maths_wide
@@ -32,16 +33,20 @@ _FLOAT_ONLY: Mapping[Fn, str] = {
 _BITS: Mapping[Fn, str] = {Fn.AND: "v128.and", Fn.OR: "v128.or", Fn.XOR: "v128.xor"}
 _TYPED = frozenset({Fn.NEG, Fn.ABS, Fn.ADD, Fn.SUB, Fn.MUL, Fn.MAX, Fn.MIN}) | TRUTHS
 _SIGNED = frozenset({Fn.MAX, Fn.MIN, Fn.LT, Fn.LE, Fn.GT, Fn.GE})  # i32x4 names say that lanes have a sign
-_INLINE: Mapping[Fn, Callable[..., str]] = {**maths.FUNCTIONS, **maths_wide.FUNCTIONS}
+Functions: TypeAlias = Mapping[Fn, Callable[..., str]]
+_INLINE: Functions = {**maths.FUNCTIONS, **maths_wide.FUNCTIONS}
 
 
-def vector(f: Function, expr: Expr, args: Sequence[str], dtypes: Sequence[str]) -> str:
+def vector(
+    f: Function, expr: Expr, args: Sequence[str], dtypes: Sequence[str], special: Functions | None = None
+) -> str:
     """A WAT expression (v128: f32x4 or i32x4) for ``expr`` over four elements.
 
-    ``args``: WAT expressions of the operands' vectors; each may be evaluated several times.
+    ``args``: WAT expressions of the operands' vectors; each may be evaluated several times. ``special``:
+    functions that are written in another way than usual.
     May emit statements to ``f``: the result holds as long as the locals in ``args`` keep their values.
     """
-    return _Writer(f, expr, args, dtypes).value(expr)
+    return _Writer(f, expr, args, dtypes, {**_INLINE, **(special or {})}).value(expr)
 
 
 def helpers(expr: Expr) -> tuple[Kernel, ...]:
@@ -70,8 +75,10 @@ def _is_bound(expr: Expr) -> bool:
 class _Writer:
     """One expression with its operands."""
 
-    def __init__(self, f: Function, expr: Expr, args: Sequence[str], dtypes: Sequence[str]) -> None:
-        self._args, self._dtypes = args, dtypes
+    def __init__(
+        self, f: Function, expr: Expr, args: Sequence[str], dtypes: Sequence[str], functions: Functions
+    ) -> None:
+        self._args, self._dtypes, self._functions = args, dtypes, functions
         self._hold = maths.Holder(f)
         self._readers = _readers(expr)
         self._known: dict[tuple[Expr, bool], str] = {}
@@ -114,8 +121,8 @@ class _Writer:
                 return f"(f32x4.pmax {self.value(expr.args[0])} {ZERO})"
             case Fn.MAX | Fn.MIN if _is_bound(expr.args[1]):  # one instruction instead of six; NaN in x stays
                 return f"(f32x4.p{expr.fn} {' '.join(self.value(one) for one in expr.args)})"
-            case fn if fn in _INLINE:
-                return _INLINE[fn](self._hold, *(self._hold(self.value(one)) for one in expr.args))
+            case fn if fn in self._functions:
+                return self._functions[fn](self._hold, *(self._hold(self.value(one)) for one in expr.args))
             case _:
                 return self._instruction(expr)
 

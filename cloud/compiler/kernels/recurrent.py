@@ -1,8 +1,8 @@
-"""The loop of a recurrent layer. Each step is two kernels, the second of which has two loops:
+"""The loop of a recurrent layer. Each step is some kernels:
 
     product    z [B, G*H] = h @ w_hh.T + b_hh         the kernel of any matrix product of this shape
-    cells      z = function(x of this step + z)       gates with a function of their own, 4 at a time
-               h, c, y = unit(x, z, h, c)             4 units at a time
+    gates      z = function(x of this step + z)       gates with a function of their own, 4 at a time
+    units      h, c, y = unit(x, z, h, c)             4 units at a time
 
 z and h live in the workspace, dense whatever the layout of the result, so that the product is an ordinary
 one; c lives where the result keeps its last value. The cells overwrite h in place, and copy it to y.
@@ -19,6 +19,7 @@ from itertools import groupby
 
 from cloud.compiler.expr import Arg, Expr, Fn, call
 from cloud.compiler.ir import Node, Value
+from cloud.compiler.kernels import maths
 from cloud.compiler.kernels.contract import EMITTERS as PRODUCTS
 from cloud.compiler.kernels.expression import helpers, vector
 from cloud.compiler.kernels.vector import LANES, load, store
@@ -29,6 +30,8 @@ from cloud.compiler.wat import Function, Kernel, const, get
 
 ITEM_BYTES = 4
 TURN = 4  # vectors
+# Gates and states count beside one; a cell waits for each function, and these have shorter chains.
+_SPECIAL = {Fn.SIGMOID: maths.gate, Fn.TANH: maths.gate_tanh}
 _BIASED = MatMul(epilogue=call(Fn.ADD, Arg(0), Arg(1)))
 
 
@@ -162,7 +165,7 @@ def _gates(f: Function, layer: _Layer) -> None:
                 f.set(f"{pointer}_gate", _past(pointer, start * ITEM_BYTES))
             for lanes in _vectors(f, count):
                 f.set("gate", f"(f32x4.add {load('x_gate', 0, lanes)} {load('z_gate', 0, lanes)})", "v128")
-                f.set("gate", vector(f, call(fn, Arg(0)), [get("gate")], ["f32"]), "v128")
+                f.set("gate", vector(f, call(fn, Arg(0)), [get("gate")], ["f32"], _SPECIAL), "v128")
                 _store(f, "z_gate", "gate", lanes)
                 for pointer in ("x", "z"):
                     f.advance(f"{pointer}_gate", lanes * ITEM_BYTES)
@@ -190,7 +193,7 @@ def _units(f: Function, layer: _Layer, width: int) -> None:
 
 
 def _assign(f: Function, state: str, expr: Expr, arguments: list[str], width: int) -> None:
-    value = vector(f, expr, [get(one) for one in arguments], ["f32"] * len(arguments))
+    value = vector(f, expr, [get(one) for one in arguments], ["f32"] * len(arguments), _SPECIAL)
     f.set(f"{state}_value", value, "v128")
     _store(f, state, f"{state}_value", width)
 

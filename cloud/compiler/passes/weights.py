@@ -1,12 +1,13 @@
 """Weights are laid out anew, once, by ``prepare``, for the tile that is fastest for their product.
 
-    matmul(x, w [N, K])     becomes     w ─> permute ─> matmul(rows=False)     for K up to 24
-                                        w ─> skewed ─> matmul(skewed=N)        for more, up to 2048
+    matmul(x, w [N, K])     becomes     w ─> permute ─> matmul(rows=False)     K up to 12, or 24 and N up to 31
+                                        w ─> skewed ─> matmul(skewed=N)        K up to 2048 and N from 32 on
 
 Along a short depth the tile of :mod:`cloud.compiler.kernels.dot` spends its time on adding up lanes; with
 columns side by side there is nothing to add up. Measured at 32 x 64: 1.9 times faster for K = 4, 1.3 for 16,
-1.15 for 24, and from 32 on the same. There :mod:`cloud.compiler.kernels.skewed` is 1.07 times faster, for a
-single row the same. A panel of it must fit the cache, and a tile be full.
+1.15 for 24, and from 32 on the same. :mod:`cloud.compiler.kernels.skewed` is 1.09 times faster than that at
+16, 1.12 at 24, and 1.07 times faster than the dot tile at 64; for a single row they are the same. A panel of
+it must fit the cache, and a tile be full.
 
 Only sizes of w decide, not how many rows of x there are: an item gets the same bits in every batch.
 """
@@ -21,6 +22,7 @@ from cloud.compiler.plan import derived
 
 DEPTH_MAX = 24
 COLUMNS_MIN = 8
+SKEWED_DEPTH_MIN = 13
 SKEWED_DEPTH_MAX = 2048  # a panel of 128 KB
 SKEWED_COLUMNS_MIN = 32
 
@@ -34,10 +36,10 @@ def lay_out_weights(graph: Graph) -> Graph:
     for node in graph.nodes:
         if not _has_weights(node, lasting):
             nodes.append(node)
-        elif node.operands[1].shape[1] <= DEPTH_MAX:
-            nodes += _by_columns(node)
+        elif _gains_askew(node):
+            nodes += _askew(node)
         else:
-            nodes += _askew(node) if _gains_askew(node) else [node]
+            nodes += _by_columns(node) if node.operands[1].shape[1] <= DEPTH_MAX else [node]
     return replace(graph, nodes=tuple(nodes))
 
 
@@ -55,7 +57,7 @@ def _gains_askew(node: Node) -> bool:
     steps = node.op.x_view.steps if node.op.x_view is not None else whole_steps(x)
     if steps[-1] != 1 or node.op.transposed:
         return False
-    return w.shape[0] >= SKEWED_COLUMNS_MIN and w.shape[1] <= SKEWED_DEPTH_MAX
+    return w.shape[0] >= SKEWED_COLUMNS_MIN and SKEWED_DEPTH_MIN <= w.shape[1] <= SKEWED_DEPTH_MAX
 
 
 def _by_columns(node: Node) -> list[Node]:

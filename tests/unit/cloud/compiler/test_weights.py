@@ -15,6 +15,7 @@ from cloud.compiler.passes.weights import (
     DEPTH_MAX,
     SKEWED_COLUMNS_MIN,
     SKEWED_DEPTH_MAX,
+    SKEWED_DEPTH_MIN,
     lay_out_weights,
 )
 from cloud.compiler.plan import derived
@@ -49,7 +50,7 @@ def test_what_gains_nothing_stays(depth, columns):
     assert lay_out_weights(graph) == graph
 
 
-@pytest.mark.parametrize("depth", [DEPTH_MAX + 1, 32, 67, 280, 1100])
+@pytest.mark.parametrize("depth", [SKEWED_DEPTH_MIN, 25, 32, 67, 280, 1100])
 @pytest.mark.parametrize(("rows", "columns"), [(1, 32), (1, 55), (2, 48), (5, 41)])
 def test_a_longer_depth_is_read_askew(rows, depth, columns):
     """Sums of integers are exact in any order; 280 and 1100 steps are summed up in stretches, too."""
