@@ -36,9 +36,9 @@ ROWS, COLUMNS = 2, SKEWED_COLUMNS
 SINGLE_COLUMNS = 2 * COLUMNS
 TOGETHER = 4  # vectors of w
 STEP_BYTES = COLUMNS * F32_BYTES
-UNROLL = 8
+STRAIGHT_MAX = 32  # steps
 ROUND_THE_CORNER = LANES - 1  # steps at the end of the depth
-STRETCH_TURNS = 16
+STRETCH_TURNS = 4
 
 
 def skewed_tile(f: Function, product: Product, at: Places, height: int, width: int) -> None:
@@ -110,8 +110,8 @@ def tile_columns(product: Product) -> int:
 
 def _depth(tile: _Tile) -> None:
     """All steps: turns of the loop, what is left of them, and those round the corner."""
-    f, depth = tile.f, tile.product.depth
-    turns, rest = divmod(depth - ROUND_THE_CORNER, UNROLL)
+    f, steps = tile.f, tile.product.depth - ROUND_THE_CORNER
+    turns, turn, rest = _divided(steps)
     stretches = (turns - 1) // STRETCH_TURNS if turns > 2 * STRETCH_TURNS else 0
     with f.block() as done:
         x, w = ("x_k", "w_k") if turns else (tile.at["x"], tile.at["w"])
@@ -122,10 +122,10 @@ def _depth(tile: _Tile) -> None:
             tile.each("total", lambda place: get(_local("sum", place)))
             with f.loop(stretches):
                 tile.each("sum", lambda _: ZERO)
-                _turns(tile, done, STRETCH_TURNS)
+                _turns(tile, done, STRETCH_TURNS, turn)
                 tile.each("total", _grown)
             tile.each("sum", lambda _: ZERO)
-        _turns(tile, done, turns - stretches * STRETCH_TURNS)
+        _turns(tile, done, turns - stretches * STRETCH_TURNS, turn)
         for index in range(rest):
             tile.step(done, _straight(tile, x, index), w, index)
         for index in range(ROUND_THE_CORNER):
@@ -134,14 +134,25 @@ def _depth(tile: _Tile) -> None:
             tile.each("sum", _grown)
 
 
-def _turns(tile: _Tile, done: str, count: int) -> None:
+def _divided(steps: int) -> tuple[int, int, int]:
+    """Turns of the loop, steps of a turn, and what is left: no loop at all, or few long turns.
+
+    At the end of a turn of a device's module the deadline is looked at, and all sums are put aside meanwhile.
+    """
+    turns = -(-steps // STRAIGHT_MAX)
+    if turns == 1:
+        return 0, 0, steps
+    return turns, steps // turns, steps % turns
+
+
+def _turns(tile: _Tile, done: str, count: int, turn: int) -> None:
     if not count:
         return
     with tile.f.loop(count):
-        for index in range(UNROLL):
+        for index in range(turn):
             tile.step(done, _straight(tile, "x_k", index), "w_k", index)
-        tile.f.advance("x_k", UNROLL * F32_BYTES)
-        tile.f.advance("w_k", UNROLL * STEP_BYTES)
+        tile.f.advance("x_k", turn * F32_BYTES)
+        tile.f.advance("w_k", turn * STEP_BYTES)
 
 
 def _straight(tile: _Tile, x: str, index: int) -> Callable[[int], str]:

@@ -1,6 +1,6 @@
 """Weights are laid out anew, once, by ``prepare``, for the tile that is fastest for their product.
 
-    matmul(x, w [N, K])     becomes     w ─> permute ─> matmul(rows=False)     K up to 12, or 24 and N up to 31
+    matmul(x, w [N, K])     becomes     w ─> permute ─> matmul(rows=False)     K up to 12; 24 for N below 32
                                         w ─> skewed ─> matmul(skewed=N)        K up to 2048 and N from 32 on
 
 Along a short depth the tile of :mod:`cloud.compiler.kernels.dot` spends its time on adding up lanes; with
