@@ -33,7 +33,8 @@ from cloud.compiler.ops.image import PANEL, Conv
 from cloud.compiler.wat import Function, Kernel, const, get
 
 UNROLLED_TAPS_MAX = 12  # up to so many steps a tile has no loop at all
-LONG_TURN = 16
+SHORT_RUN_MAX = 24
+LONG_TURN, NARROW_TURN = 16, 32
 REST_MAX = 2
 BLOCK_BYTES = 1 << 14  # of the image: half of a first-level cache
 LARGE_BLOCK_BYTES = 1 << 18  # a part of a second-level cache
@@ -166,7 +167,7 @@ def _tile(
         f.set(pointer, f"(i32.add {get(before)} {const(column['x'])})")
     f.set("w_at", get(places["w"]))
     with tile.sums() as done:
-        _walk(f, taps, tile, done)
+        _walk(f, taps, tile, done, _turn(taps, pixels, axes["column"].size))
     moving = {name: step for name, step in column.items() if step and name != "x"} if pixels > 1 else {}
     for name in moving:
         f.set(f"{name}_at", get(places[name]))
@@ -180,8 +181,8 @@ def _tile(
                 f.advance(f"{name}_at", step)
 
 
-def _walk(f: Function, taps: _Taps, tile: PanelTile, done: str) -> None:
-    """All taps. The weights lie in the order of this walk."""
+def _walk(f: Function, taps: _Taps, tile: PanelTile, done: str, turn: int) -> None:
+    """All taps, ``turn`` numbers of a run at a time. The weights lie in the order of this walk."""
     if taps.depth <= UNROLLED_TAPS_MAX:
         for index in range(taps.rows * taps.runs):
             row, run = divmod(index, taps.runs)
@@ -197,7 +198,6 @@ def _walk(f: Function, taps: _Taps, tile: PanelTile, done: str) -> None:
         "run": axis(taps.runs, taps.run_bytes, taps.length * STEP_BYTES),
         "number": axis(taps.length, F32_BYTES, STEP_BYTES),
     }
-    turn = _turn(taps.length, tile.pixels)
     order = (("row", 1), ("run", 1), ("number", turn))
     if taps.rows * taps.runs == 1 and taps.length % turn == 0:
         with f.loop(taps.length // turn, always=True):
@@ -207,10 +207,16 @@ def _walk(f: Function, taps: _Taps, tile: PanelTile, done: str) -> None:
     nest(f, axes, order, lambda sizes: tile.steps(done, sizes["number"]))
 
 
-def _turn(length: int, pixels: int) -> int:
+def _turn(taps: _Taps, pixels: int, columns: int) -> int:
     """Steps in a turn of the loop along a run: many, for they make bumping pointers and looking at the
-    deadline cheap, but for a rest of one or two pixels, which is not worth so much code.
+    deadline cheap, but for a rest of one or two pixels, which is not worth so much code. In an image that is
+    no wider, a step is short, and a turn takes more of them. A short run is no loop, if there are several.
     """
+    length = taps.length
     if length <= UNROLLED_TAPS_MAX:
         return length
-    return LONG_TURN if length % LONG_TURN == 0 and pixels > REST_MAX else UNROLL
+    if pixels <= REST_MAX:
+        return NARROW_TURN if columns <= REST_MAX and length % NARROW_TURN == 0 else UNROLL
+    if length <= SHORT_RUN_MAX and taps.rows * taps.runs > 1:
+        return length
+    return LONG_TURN if length % LONG_TURN == 0 else UNROLL
