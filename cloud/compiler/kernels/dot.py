@@ -105,8 +105,13 @@ def _depth(f: Function, tile: _Tile) -> None:
                 tile.each(f, lambda _: ZERO, _sum)
                 _turns(f, tile, STRETCH_TURNS, unroll, done)
                 tile.each(f, lambda at: add(get(_total(at)), get(_sum(at))), _total)
-        tile.each(f, lambda _: ZERO, _sum)
-        _turns(f, tile, turns - stretches * STRETCH_TURNS, unroll, done)
+        if turns == 1:  # what begins with a product needs no zeros and no addition
+            _step(f, tile, 0, LANES, done, first=True)
+            for index in range(1, unroll):
+                _step(f, tile, index * VECTOR_BYTES, LANES, done)
+        else:
+            tile.each(f, lambda _: ZERO, _sum)
+            _turns(f, tile, turns - stretches * STRETCH_TURNS, unroll, done)
         past = unroll * VECTOR_BYTES if turns == 1 else 0
         for index in range(rest):
             _step(f, tile, past + index * VECTOR_BYTES, LANES, done)
@@ -123,9 +128,8 @@ def _turns(f: Function, tile: _Tile, count: int, unroll: int, done: str) -> None
     with f.loop(count):
         for index in range(unroll):
             _step(f, tile, index * VECTOR_BYTES, LANES, done)
-        if tile.x == "x_k":
-            f.advance("x_k", unroll * VECTOR_BYTES)
-            f.advance("w_k", unroll * VECTOR_BYTES)
+        f.advance("x_k", unroll * VECTOR_BYTES)
+        f.advance("w_k", unroll * VECTOR_BYTES)
 
 
 def _unroll(vectors: int, height: int) -> int:
@@ -135,8 +139,8 @@ def _unroll(vectors: int, height: int) -> int:
     return next((one for one in UNROLLS if vectors % one == 0), UNROLLS[0])
 
 
-def _step(f: Function, tile: _Tile, offset: int, lanes: int, done: str) -> None:
-    """``lanes`` consecutive k: every sum += x * w."""
+def _step(f: Function, tile: _Tile, offset: int, lanes: int, done: str, *, first: bool = False) -> None:
+    """``lanes`` consecutive k: every sum += x * w. The ``first`` of them: sum = x * w."""
     x_bytes, w_bytes = tile.product["x"].row * F32_BYTES, tile.product["w"].column * F32_BYTES
     for row in range(tile.height):
         f.set(f"x{row}", load(tile.x, row * x_bytes + offset, lanes), "v128")
@@ -144,7 +148,8 @@ def _step(f: Function, tile: _Tile, offset: int, lanes: int, done: str) -> None:
         f.set("w_vector", load(tile.w, place * w_bytes + offset, lanes), "v128")
         for row in range(tile.height):
             term = multiply(get(f"x{row}"), get("w_vector"))
-            f.set(_sum((row, column)), add(get(_sum((row, column))), term), "v128")
+            total = _sum((row, column))
+            f.set(total, term if first else add(get(total), term), "v128")
         if column % COLUMNS == COLUMNS - 1 or place == tile.columns[-1]:
             f.emit(f"(br_if ${done} {get('never')})")
 

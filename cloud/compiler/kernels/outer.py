@@ -21,7 +21,7 @@ from cloud.compiler.wat import Function, get
 
 ROWS, COLUMNS = 2, 16
 UNROLL = 8
-STRAIGHT_MAX = 16
+STRAIGHT_MAX = 32
 PANEL_ROWS_MIN = 16
 CACHED_BYTES = 16384
 
@@ -29,9 +29,10 @@ CACHED_BYTES = 16384
 def outer_tile(f: Function, product: Product, at: Places, height: int, width: int) -> None:
     """``height`` rows (1 or 2) by ``width`` columns (up to 16) of the result, over the whole depth."""
     starts = range(0, width, LANES)
-    for row in range(height):
-        for column in starts:
-            f.set(_sum(row, column), ZERO, "v128")
+    if product.depth > STRAIGHT_MAX:  # else the first step sets the sums
+        for row in range(height):
+            for column in starts:
+                f.set(_sum(row, column), ZERO, "v128")
     _depth(f, product, at, (height, width))
     for row in range(height):
         for column in starts:
@@ -96,7 +97,8 @@ def _steps(f: Function, product: Product, at: Places, tile: tuple[int, int], cou
             _repeat(f, product, at["x"], row, k)
             for column in range(0, width, LANES):
                 term = multiply(get("x_lanes"), get(f"w{column}"))
-                f.set(_sum(row, column), add(get(_sum(row, column)), term), "v128")
+                first = k == 0 and product.depth <= STRAIGHT_MAX
+                f.set(_sum(row, column), term if first else add(get(_sum(row, column)), term), "v128")
         f.emit(f"(br_if ${done} {get('never')})")
 
 
