@@ -27,17 +27,24 @@ def product_kernel(product: Product) -> Kernel:
     """The function that computes a product."""
     if _is_vector(product):
         product = exchanged(product)
-    panel = not (product.skewed or _is_dot(product)) and outer.wants_panel(product)
     sizes = "[" + ", ".join(map(str, product.batch)) + "] x " if product.batch else ""
     comment = f"{sizes}y[{product.rows}, {product.columns}], depth {product.depth}"
-    f = Function(product.name, (*product.parameters, *(["panel"] if panel else [])), comment)
+    workspace = _workspace(product)
+    f = Function(product.name, (*product.parameters, *workspace), comment)
     f.set("never", f"(i32.load {const(0)})")
     for name, nbytes in product.offsets:
         f.advance(name, nbytes)
     _batch(f, product, {name: name for name in product.parameters}, 0)
-    return f.kernel(
-        scratch_bytes=outer.panel_bytes(product) if panel else 0, helpers=helpers(product.epilogue)
-    )
+    return f.kernel(scratch_bytes=sum(workspace.values()), helpers=helpers(product.epilogue))
+
+
+def _workspace(product: Product) -> Mapping[str, int]:
+    """The name and the bytes of the workspace, if there is one."""
+    if product.skewed:
+        return {skewed.CORNER: _block(product) * skewed.CORNER_BYTES}
+    if not _is_dot(product) and outer.wants_panel(product):
+        return {"panel": outer.panel_bytes(product)}
+    return {}
 
 
 def _batch(f: Function, product: Product, at: Places, axis: int) -> None:
@@ -65,11 +72,13 @@ def _dots(f: Function, product: Product, at: Places) -> None:
 
 def _skewed(f: Function, product: Product, at: Places) -> None:
     rows, columns = product.steps(lambda one: one.row), product.steps(lambda one: one.column)
+    below = {**rows, skewed.CORNER: skewed.CORNER_BYTES}
+    beside = {**columns, skewed.CORNER: 0}
     for block, size in tiles(f, at, rows, product.rows, _block(product), "block"):
-        for column, width in tiles(
-            f, block, columns, product.columns, skewed.tile_columns(product), "column"
-        ):
-            for row, height in tiles(f, column, rows, size, skewed.ROWS, "row"):
+        skewed.write_corners(f, product, block["x"], size)
+        block, step = {**block, skewed.CORNER: skewed.CORNER}, skewed.tile_columns(product)
+        for column, width in tiles(f, block, beside, product.columns, step, "column"):
+            for row, height in tiles(f, column, below, size, skewed.ROWS, "row"):
                 skewed.skewed_tile(f, product, row, height, width)
 
 

@@ -15,7 +15,8 @@ The tile of :mod:`cloud.compiler.kernels.dot` adds up lanes at its end, that of
 :mod:`cloud.compiler.kernels.outer` spreads each number of x over a vector: both take turns from the units
 that multiply and add. Here there is neither: a load that is not aligned does it, and loads have units of
 their own. It measured 94 % of what 128-bit vectors can do at all on Zen 5, where those two reach 87 and 80 %.
-In the last three steps some lanes are round the corner: x's last and first numbers are put together.
+In the last three steps some lanes are round the corner: x's last and first numbers are put together once, in
+the workspace.
 
 A bias is where the sums begin, instead of being added to them in the end. Along a great depth sums are of
 stretches, as in ``dot``, which also explains the branch that is never taken. The order of additions depends
@@ -38,6 +39,7 @@ TOGETHER = 4  # vectors of w
 STEP_BYTES = COLUMNS * F32_BYTES
 STRAIGHT_MAX = 32  # steps
 ROUND_THE_CORNER = LANES - 1  # steps at the end of the depth
+CORNER, CORNER_BYTES = "corner", ROUND_THE_CORNER * VECTOR_BYTES  # of a row, in the workspace
 STRETCH_TURNS = 4
 
 
@@ -129,7 +131,7 @@ def _depth(tile: _Tile) -> None:
         for index in range(rest):
             tile.step(done, _straight(tile, x, index), w, index)
         for index in range(ROUND_THE_CORNER):
-            tile.step(done, _turned(tile, index + 1), w, rest + index)
+            tile.step(done, _turned(tile, index), w, rest + index)
         if stretches:
             tile.each("sum", _grown)
 
@@ -160,28 +162,28 @@ def _straight(tile: _Tile, x: str, index: int) -> Callable[[int], str]:
     return lambda row: load(x, tile.row_bytes(row) + index * F32_BYTES)
 
 
-def _turned(tile: _Tile, first: int) -> Callable[[int], str]:
-    """The last numbers of a row, and its first ``first`` behind them.
+def _turned(tile: _Tile, index: int) -> Callable[[int], str]:
+    """The vector of a row that :func:`write_corners` has put together."""
+    return lambda row: load(tile.at[CORNER], row * CORNER_BYTES + index * VECTOR_BYTES)
+
+
+def write_corners(f: Function, product: Product, x: str, rows: int) -> None:
+    """Of some rows, the vectors that begin with the last three, two, and one numbers of the depth.
 
     Loads may reach over either end of a row: what they find there is replaced.
     """
-    end = tile.product.depth * F32_BYTES
-
-    def vector(row: int) -> str:
-        start = tile.row_bytes(row)
-        at = get(tile.at["x"])
-        match first:
-            case 1:
-                last = f"(v128.load offset={start + end - 3 * F32_BYTES} {at})"
-                return f"(v128.load32_lane offset={start} 3 {at} {last})"
-            case 2:
-                last = f"(v128.load64_zero offset={start + end - 2 * F32_BYTES} {at})"
-                return f"(v128.load64_lane offset={start} 1 {at} {last})"
-            case _:
-                before = f"(v128.load offset={start} (i32.sub {at} {const(F32_BYTES)}))"
-                return f"(v128.load32_lane offset={start + end - F32_BYTES} 0 {at} {before})"
-
-    return vector
+    end, at = product.depth * F32_BYTES, get("x_corner")
+    f.set("x_corner", get(x))
+    f.set("to", get(CORNER))
+    with f.loop(rows):
+        three = f"(v128.load32_lane 3 {at} (v128.load offset={end - 3 * F32_BYTES} {at}))"
+        two = f"(v128.load64_lane 1 {at} (v128.load64_zero offset={end - 2 * F32_BYTES} {at}))"
+        before = f"(v128.load (i32.sub {at} {const(F32_BYTES)}))"
+        one = f"(v128.load32_lane offset={end - F32_BYTES} 0 {at} {before})"
+        for index, vector in enumerate((three, two, one)):
+            f.emit(f"(v128.store offset={index * VECTOR_BYTES} {get('to')} {vector})")
+        f.advance("x_corner", product["x"].row * F32_BYTES)
+        f.advance("to", CORNER_BYTES)
 
 
 def _grown(place: tuple[int, int]) -> str:
