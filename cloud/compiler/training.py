@@ -77,7 +77,10 @@ def compile_training(
         raise CompileError(f"loss {loss!r}; there are {', '.join(LOSSES)}, or give a function")
     traced = _Traced(model, chosen, optimiser_of(optimizer), *example_batch)
     functions = {"train_step": traced.train_step(), "evaluate": traced.evaluate()}
-    graphs = {function: optimise(graph, Precision(precision)) for function, graph in functions.items()}
+    graphs = {
+        function: optimise(graph, Precision(precision), lasting=False)
+        for function, graph in functions.items()
+    }
     module = build_module(graphs, hoist=False)
     items = len(example_batch[0])
     initial = traced.initial()

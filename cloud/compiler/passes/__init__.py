@@ -59,9 +59,13 @@ FAST_PASSES: Mapping[Precision, tuple[Pass, ...]] = {
 }
 
 
-def optimise(graph: Graph, precision: Precision = Precision.EXACT) -> Graph:
-    """All passes in order; the invariants are checked after each."""
+def optimise(graph: Graph, precision: Precision = Precision.EXACT, *, lasting: bool = True) -> Graph:
+    """All passes in order; the invariants are checked after each.
+
+    ``lasting``: parameters stay from run to run, so that laying them out anew is done once.
+    """
     for one in (*PASSES, *FAST_PASSES[precision]):
-        graph = one(graph)
-        graph.check()
+        if lasting or one is not lay_out_weights:
+            graph = one(graph)
+            graph.check()
     return graph
