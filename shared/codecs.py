@@ -1,15 +1,21 @@
 """How a vector of changes is written for the wire, and read back with distrust.
 
     f32    every coordinate as it is                                                4 bytes each
-    int8   per block of 256 coordinates one scale, then a code in -127..127 each    1 byte each
+    int8   per block of 256 coordinates one scale (bfloat16, rounded up), then a
+           code in -127..127 each                                                   1 byte each
     topk   only the coordinates of largest |value|: the gaps between their
            indices, then as int8                                                    about 2 bytes each kept
     sum    a gateway's exact integer total of many devices
 
-All of them end in one Zstandard frame that names its content's size, or in a zero byte and the content as it
-is, where that is shorter: a frame costs some ten bytes, a quarter of a small update. A reader knows how long
-the content may be from the number of parameters *it* expects, so what a sender claims never decides what is
-allocated.
+All of them end in whatever is shortest, and the first byte tells which it is:
+
+    0x28      one Zstandard frame that names its content's size
+    1         int8 only, up to 2,048 codes: scales, then the codes by tables that both sides have (``rans``)
+    0         the content as it is, behind this byte
+    another   the content as it is: a frame costs some ten bytes, a quarter of a small update
+
+A reader knows how long the content may be from the number of parameters *it* expects, so what a sender claims
+never decides what is allocated.
 
 Rounding to int8 is stochastic and unbiased: the mean over many devices is off by the mean of many small
 independent errors (QSGD, Alistarh et al. 2017). What a codec left out comes back as ``residual``, for the
@@ -27,12 +33,14 @@ import numpy as np
 import zstandard
 from numpy.typing import NDArray
 
+from shared import rans
 from shared.errors import Unreadable
 from shared.learning import Codec, CodecName
 from shared.vectors import F32, Vector
 
 BLOCK = 256  # coordinates that share a scale
-CODE_MAX = 127
+CODE_MAX = rans.CODE_MAX
+SCALE_BYTES = 2
 SUM = "sum"
 LEVEL = 3  # of Zstandard: codes are noise to it, higher levels cost time and save under 1 %
 WINDOW_BYTES_MAX = 8 << 20  # what a frame may make its reader keep; ours ask for at most 2 MiB
@@ -112,7 +120,25 @@ def restore(codes: Codes, scales: Vector) -> Vector:
 def scales_of(values: Vector) -> Vector:
     """Of each block, the largest |value| / 127: [ceil(n / 256)]. Not a number where a value isn't finite."""
     peaks = np.maximum.reduceat(np.abs(values), np.arange(0, values.size, BLOCK)) if values.size else values
-    return np.where(np.isfinite(peaks), peaks / F32.type(CODE_MAX), F32.type(np.nan))
+    return _rounded_up(np.where(np.isfinite(peaks), peaks / F32.type(CODE_MAX), F32.type(np.nan)))
+
+
+def _rounded_up(scales: Vector) -> Vector:
+    """To a bfloat16, which is the upper half of a float32. Never down: a code would exceed 127."""
+    bits = np.ascontiguousarray(scales, F32).view("<u4")
+    up: Vector = (bits + np.uint32(0xFFFF) & np.uint32(0xFFFF0000)).view(F32)
+    return np.where(np.isnan(scales), scales, up)
+
+
+def _packed(scales: Vector) -> bytes:
+    return (np.ascontiguousarray(scales, F32).view("<u4") >> np.uint32(16)).astype("<u2").tobytes()
+
+
+def _unpacked(raw: bytes) -> Vector:
+    scales: Vector = (np.frombuffer(raw, "<u2").astype("<u4") << np.uint32(16)).view(F32)
+    if (scales < 0).any():
+        raise Unreadable("a scale is negative")
+    return scales
 
 
 def _blocks(count: int) -> int:
@@ -122,20 +148,24 @@ def _blocks(count: int) -> int:
 def _write_int8(values: Vector, _ratio: float, rng: np.random.Generator) -> tuple[bytes, Vector]:
     scales = scales_of(values)
     codes = quantise(values, scales, rng)
-    return _compressed(scales.astype(F32).tobytes() + codes.tobytes()), restore(codes, scales)
+    data = _compressed(_packed(scales) + codes.tobytes())
+    if codes.size <= rans.COUNT_MAX:
+        data = min(_RANS + _packed(scales) + rans.encode(codes), data, key=len)
+    return data, restore(codes, scales)
 
 
 def _read_int8(data: bytes, n_params: int) -> Vector:
-    raw = _decompressed_exactly(data, 4 * _blocks(n_params) + n_params)
-    return _restored(raw, n_params)
+    scales_bytes = SCALE_BYTES * _blocks(n_params)
+    if data[:1] == _RANS:
+        body = data[len(_RANS) :]
+        return restore(rans.decode(body[scales_bytes:], n_params), _unpacked(body[:scales_bytes]))
+    return _restored(_decompressed_exactly(data, scales_bytes + n_params), n_params)
 
 
 def _restored(raw: bytes, count: int) -> Vector:
     """``raw``: scales, then ``count`` codes, and nothing else."""
-    scales = np.frombuffer(raw, F32, _blocks(count))
-    if (scales < 0).any():
-        raise Unreadable("a scale is negative")
-    return restore(np.frombuffer(raw, np.int8, count, scales.nbytes), scales)
+    begin = SCALE_BYTES * _blocks(count)
+    return restore(np.frombuffer(raw, np.int8, count, begin), _unpacked(raw[:begin]))
 
 
 # topk -----------------------------------------------------------------------------------------------
@@ -152,7 +182,7 @@ def _write_topk(values: Vector, ratio: float, rng: np.random.Generator) -> tuple
     heads = pack_varints(np.concatenate(([indices.size], gaps)).astype(np.uint64))
     written = np.zeros_like(values)
     written[indices] = restore(codes, scales)
-    return _compressed(heads + scales.astype(F32).tobytes() + codes.tobytes()), written
+    return _compressed(heads + _packed(scales) + codes.tobytes()), written
 
 
 def _largest(values: Vector, ratio: float) -> NDArray[np.int64]:
@@ -167,9 +197,9 @@ def _largest(values: Vector, ratio: float) -> NDArray[np.int64]:
 def _read_topk(data: bytes, n_params: int) -> Vector:
     # A gap g takes at most 1 + g // 128 bytes and all gaps are together less than n.
     heads_max = _VARINT_BYTES_MAX + n_params + n_params // 128
-    raw = _decompressed(data, heads_max + 4 * _blocks(n_params) + n_params)
+    raw = _decompressed(data, heads_max + SCALE_BYTES * _blocks(n_params) + n_params)
     kept = _count_of(raw, n_params)
-    body = len(raw) - 4 * _blocks(kept) - kept
+    body = len(raw) - SCALE_BYTES * _blocks(kept) - kept
     indices = _indices(raw[: max(body, 0)], kept, n_params)
     vector = np.zeros(n_params, F32)
     vector[indices] = _restored(raw[body:], kept)
@@ -260,20 +290,24 @@ def decode_sum(data: bytes, n_params: int) -> Total:
 # The frame ------------------------------------------------------------------------------------------
 
 
-_STORED = b"\0"  # no frame begins with it: RFC 8878, section 3.1.1
+_FRAME = b"\x28"  # every frame begins with it: RFC 8878, section 3.1.1
+_RANS = b"\x01"
+_STORED = b"\0"
 
 
 def _compressed(raw: bytes) -> bytes:
     frame = zstandard.ZstdCompressor(level=LEVEL).compress(raw)
-    return frame if len(frame) <= len(_STORED) + len(raw) else _STORED + raw
+    stored = _STORED + raw if raw[:1] in (_FRAME, _RANS, _STORED) else raw
+    return frame if len(frame) <= len(stored) else stored
 
 
 def _decompressed(data: bytes, bytes_max: int) -> bytes:
     """The content. Raises :class:`Unreadable` before anything of another size is allocated."""
-    if data[:1] == _STORED:
-        if len(data) - len(_STORED) > bytes_max:
-            raise Unreadable(f"content of {len(data) - 1} bytes where at most {bytes_max} are possible")
-        return data[len(_STORED) :]
+    if data[:1] != _FRAME:
+        begin = int(data[:1] == _STORED)
+        if len(data) - begin > bytes_max:
+            raise Unreadable(f"content of {len(data) - begin} bytes where at most {bytes_max} are possible")
+        return data[begin:]
     try:
         size = zstandard.frame_content_size(data)
         if not 0 <= size <= bytes_max:
