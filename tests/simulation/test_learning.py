@@ -51,7 +51,9 @@ def test_fifty_devices_in_trouble_learn_what_they_would_have_learned() -> None:
     clean, troubled = run(job(12)), run(job(12), troubles=TROUBLED)
     sound(clean)
     sound(troubled)
-    assert clean.receipts.keys() <= {ReceiptStatus.ACCEPTED, ReceiptStatus.LATE, "norm"}
+    # A small share of one kind of digit can carry an honest device off, too: by its norm, or in a coordinate.
+    assert clean.receipts.keys() <= {ReceiptStatus.ACCEPTED, ReceiptStatus.LATE, "norm", "out-of-range"}
+    assert clean.receipts[ReceiptStatus.ACCEPTED] == 12 * 40
     assert troubled.kills >= 12
     assert troubled.receipts[ReceiptStatus.DUPLICATE] > 0
     assert troubled.receipts[ReceiptStatus.LATE] > 0

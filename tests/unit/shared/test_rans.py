@@ -14,7 +14,7 @@ codes_of_any_kind = hnp.arrays(np.int8, st.integers(0, 300), elements=st.integer
 
 
 def spread(count: int, freedom: float, seed: int = 0) -> rans.Codes:
-    """Of blocks that are scaled by their largest values. ``freedom``: of Student's t, long tails for little."""
+    """Of blocks scaled by their largest values. ``freedom``: of Student's t; little gives long tails."""
     rng = np.random.default_rng(seed)
     values = rng.standard_t(freedom, count).astype(np.float32)
     return quantise(values, scales_of(values), rng)
