@@ -194,7 +194,7 @@ def test_no_acknowledged_strong_write_is_lost_whoever_is_killed(tmp_path, kills)
             await local.listening(local.broker, local.port)
 
     async def written(fleet: Fleet, register: Register) -> bool:
-        """Whether this very write was acknowledged: one that was not may still land, after an older one was."""
+        """Whether this very write was acknowledged: one that was not may still land later."""
         before = register.acknowledged
         await register.write(fleet)
         return register.acknowledged > before
