@@ -17,10 +17,10 @@ All of them end in whatever is shortest, and the first byte tells which it is:
 A reader knows how long the content may be from the number of parameters *it* expects, so what a sender claims
 never decides what is allocated.
 
-Rounding to int8 is stochastic and, but for the largest value of each block, unbiased: the mean over many
-devices is off by the mean of many small independent errors (QSGD, Alistarh et al. 2017). What a codec left
-out comes back as ``residual``, for the sender to add to its next vector (error feedback, Seide et al. 2014;
-Karimireddy et al. 2019): top-k needs that, int8 gains a little.
+Rounding to int8 is stochastic and unbiased: the mean over many devices is off by the mean of many small
+independent errors (QSGD, Alistarh et al. 2017). What a codec left out comes back as ``residual``, for the
+sender to add to its next vector (error feedback, Seide et al. 2014; Karimireddy et al. 2019): top-k needs
+that, int8 gains a little.
 
 A vector with a coordinate that isn't finite is written so that it is read as not finite, block by block:
 the receiver's gate shall see it.
@@ -120,16 +120,14 @@ def restore(codes: Codes, scales: Vector) -> Vector:
 def scales_of(values: Vector) -> Vector:
     """Of each block, the largest |value| / 127: [ceil(n / 256)]. Not a number where a value isn't finite."""
     peaks = np.maximum.reduceat(np.abs(values), np.arange(0, values.size, BLOCK)) if values.size else values
-    return _rounded_down(np.where(np.isfinite(peaks), peaks / F32.type(CODE_MAX), F32.type(np.nan)))
+    return _rounded_up(np.where(np.isfinite(peaks), peaks / F32.type(CODE_MAX), F32.type(np.nan)))
 
 
-def _rounded_down(scales: Vector) -> Vector:
-    """To a bfloat16, the upper half of a float32. Never up: no code may stand for more than there was.
-
-    The largest value of a block loses up to a 127th of itself, the others nothing.
-    """
-    down: Vector = (np.ascontiguousarray(scales, F32).view("<u4") & np.uint32(0xFFFF0000)).view(F32)
-    return down
+def _rounded_up(scales: Vector) -> Vector:
+    """To a bfloat16, the upper half of a float32. Never down: a code would have to exceed 127."""
+    bits = np.ascontiguousarray(scales, F32).view("<u4")
+    up: Vector = (bits + np.uint32(0xFFFF) & np.uint32(0xFFFF0000)).view(F32)
+    return np.where(np.isnan(scales), scales, up)
 
 
 def _packed(scales: Vector) -> bytes:

@@ -88,7 +88,7 @@ def test_topk_keeps_the_largest_within_a_step_and_nothing_else(delta, seed, rati
 
 
 @pytest.mark.parametrize("codec", [INT8, Codec(name=CodecName.TOPK, ratio=1.0)])
-def test_rounding_is_unbiased_but_for_the_largest_of_a_block(codec):
+def test_rounding_is_unbiased(codec):
     delta, times = normal(600), 4000
     rng = rng_of(1)
     total = np.zeros(delta.size)
@@ -96,19 +96,7 @@ def test_rounding_is_unbiased_but_for_the_largest_of_a_block(codec):
         total += decode(codec.name, encode(codec, delta, None, rng).data, delta.size)
     # One rounding is off by at most half a step in standard deviation; 5 sigma of the mean over `times`.
     step = float(np.abs(delta).max()) / 127
-    within = np.abs(delta) <= 127 * np.repeat(scales_of(delta), BLOCK)[: delta.size]
-    assert np.count_nonzero(~within) <= 3
-    error = np.abs(total / times - delta)
-    assert error[within].max() < 5 * step / 2 / np.sqrt(times)
-    assert error.max() < step
-
-
-@given(vectors, st.integers(0, 99))
-def test_no_coordinate_is_further_from_zero_than_any_was(delta, seed):
-    """Else an honest update close to the gate's bound would be refused."""
-    for codec in (INT8, TOPK):
-        back = decode(codec.name, encode(codec, delta, None, rng_of(seed)).data, delta.size)
-        assert np.abs(back).max() <= np.abs(delta).max()
+    assert np.abs(total / times - delta).max() < 5 * step / 2 / np.sqrt(times)
 
 
 def test_a_value_on_a_step_is_not_rounded_at_all():
