@@ -96,6 +96,10 @@ class Asker:
 
         A timer for each request, made and cancelled, would cost as much as sending it.
         """
+        self._looking = bool(self._waiting)
+        if not self._looking:
+            return
+        loop.call_later(LOOK_S, self._look, loop)  # first: what fails below is one request's loss
         now = loop.time()
         for correlation, one in tuple(self._waiting.items()):
             if one.future.done():
@@ -104,18 +108,17 @@ class Asker:
                 one.future.set_exception(
                     TimedOut("deadline", f"no reply on {one.to} within {one.budget_s:g} s")
                 )
-            elif now >= one.repeat_at:
+            elif one.repeat_at <= now < one.deadline:
                 one.repeat_at = inf
                 self._repeat(correlation, one, one.deadline - now)
-        self._looking = bool(self._waiting)
-        if self._looking:
-            loop.call_later(LOOK_S, self._look, loop)
 
     def _repeat(self, correlation: str, one: "_Waiting", left_s: float) -> None:
         try:
             self._send(Publish(one.to, one.build(correlation, left_s)))
         except Refused as refused:  # the outbox is full; the first may have arrived
             one.future.set_exception(TimedOut(refused.code, refused.detail))
+        except Exception as error:  # of who built it: the one who waits shall hear of it, and nobody else
+            one.future.set_exception(error)
 
     def _send(self, effect: Publish[M]) -> None:
         topic, message = effect.to.topic, effect.message

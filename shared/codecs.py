@@ -157,8 +157,10 @@ def _write_int8(values: Vector, _ratio: float, rng: np.random.Generator) -> tupl
 def _read_int8(data: bytes, n_params: int) -> Vector:
     scales_bytes = SCALE_BYTES * _blocks(n_params)
     if data[:1] == _RANS:
-        body = data[len(_RANS) :]
-        return restore(rans.decode(body[scales_bytes:], n_params), _unpacked(body[:scales_bytes]))
+        begin = len(_RANS) + scales_bytes
+        if len(data) - begin > rans.bytes_max(n_params):
+            raise Unreadable(f"{len(data)} bytes are too many for {n_params} codes")
+        return restore(rans.decode(data[begin:], n_params), _unpacked(data[len(_RANS) : begin]))
     return _restored(_decompressed_exactly(data, scales_bytes + n_params), n_params)
 
 

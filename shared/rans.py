@@ -51,6 +51,11 @@ def encode(codes: Codes) -> bytes:
     return bytes([best]) + state.to_bytes(_STATE_BYTES, "big") + bytes(reversed(out))
 
 
+def bytes_max(count: int) -> int:
+    """More than :func:`encode` makes of so many: a table's number, the state, 12 bits of each, rounding."""
+    return 1 + _STATE_BYTES + -(-_BITS * count // 8) + 1
+
+
 def decode(data: bytes, count: int) -> Codes:
     """``count`` codes. Raises :class:`Unreadable` for everything that :func:`encode` did not write."""
     if not data or data[0] >= len(SHAPES):

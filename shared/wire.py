@@ -74,7 +74,7 @@ def unpacked(raw: msgspec.Raw | bytes, of: type[T]) -> T:
 @cache
 def unpacker(of: Any) -> Callable[[msgspec.Raw | bytes], Any]:
     """:func:`unpacked` for one type, to be kept: looking up a union costs as much as decoding it."""
-    decoder = msgspec.msgpack.Decoder(of)
+    decoder = _msgpack(of)
 
     def unpack(raw: msgspec.Raw | bytes) -> Any:
         try:

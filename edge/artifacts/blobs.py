@@ -17,6 +17,7 @@ import shutil
 from hashlib import file_digest, sha256
 from pathlib import Path
 
+from edge.store.folders import sync_folder
 from shared.artifacts import chunk_count, chunk_digest, is_digest
 from shared.errors import Unavailable, Unreadable
 from shared.messages import Manifest
@@ -99,7 +100,7 @@ class Blobs:
             size_bytes = os.fstat(file.fileno()).st_size
         part.replace(whole)
         if durable:
-            self._sync_folder()
+            sync_folder(self.folder)
         self._verified.add(digest)
         return size_bytes
 
@@ -133,13 +134,6 @@ class Blobs:
 
     def _free_bytes(self) -> int:
         return max(0, shutil.disk_usage(self.folder).free - self._free_bytes_min)
-
-    def _sync_folder(self) -> None:
-        descriptor = os.open(self.folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def _chunks_in(descriptor: int, manifest: Manifest) -> list[int]:

@@ -30,6 +30,7 @@ from typing import Any
 
 from tinydb.storages import Storage
 
+from edge.store.folders import sync_folder
 from shared.errors import Unavailable
 
 Tables = dict[str, dict[str, Any]]
@@ -152,7 +153,7 @@ class AtomicStorage(Storage):
                 self._newest_is_good = False
             os.replace(self._draft, self._newest)
             self._generation, self._body, self._newest_is_good = generation, body, True
-            _sync_folder(self._newest.parent)
+            sync_folder(self._newest.parent)
 
 
 def _signed(generation: int, body: str) -> bytes:
@@ -182,14 +183,6 @@ def _write_synced(path: Path, data: bytes) -> None:
         while left:
             left = left[file.write(left) :]
         os.fsync(handle)
-
-
-def _sync_folder(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 @contextmanager

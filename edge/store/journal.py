@@ -24,6 +24,7 @@ from pathlib import Path
 from struct import Struct
 
 from edge.store.atomic import StoreFull, StoreUnwritable
+from edge.store.folders import sync_folder
 
 RECORD_BYTES_MAX = 64 << 20
 _HEADER = Struct("<II")
@@ -96,7 +97,7 @@ class StateJournal:
                 os.close(handle)
             self._generation += 1
             os.replace(draft, self._path("snap"))
-            self._sync_folder()
+            sync_folder(self._folder)
             self.snapshot_bytes = len(snapshot)
             self._open(0)
             self._remove_others()
@@ -143,20 +144,13 @@ class StateJournal:
         os.ftruncate(self._log, end)
         os.lseek(self._log, end, os.SEEK_SET)
         os.fsync(self._log)
-        self._sync_folder()
+        sync_folder(self._folder)
         self._end = end
 
     def _remove_others(self) -> None:
         for path, generation, _ in list(self._files()):
             if generation != self._generation:
                 path.unlink()
-
-    def _sync_folder(self) -> None:
-        handle = os.open(self._folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 def _record(payload: bytes) -> bytes:

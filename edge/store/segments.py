@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edge.store.atomic import StoreFull, StoreUnwritable
+from edge.store.folders import sync_folder
 from edge.store.records import Scan, records, scanned
 from shared.ranges import Range, Ranges, subtract, union
 
@@ -158,7 +159,7 @@ class Segments:
                 for one in {id(one): one for one, _, _ in before}.values():
                     os.fdatasync(one.handle)
                 if created:
-                    self._sync_folder()
+                    sync_folder(self._folder)
             except OSError:
                 for one, end, size in reversed(before):
                     self._undo(one, end, size)
@@ -203,7 +204,7 @@ class Segments:
                     mark = self._folder / f"{log}.{one.first:020}.{one.end:020}.gone"
                     os.replace(one.path, mark)
                     os.truncate(mark, 0)
-                    self._sync_folder()
+                    sync_folder(self._folder)
                 self._close(one)
                 self._files[log].remove(one)
                 self._gone.setdefault(log, []).append((mark, (one.first, one.end)))
@@ -279,13 +280,6 @@ class Segments:
             with suppress(OSError):
                 os.close(one.handle)
             one.handle = -1
-
-    def _sync_folder(self) -> None:
-        handle = os.open(self._folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 def _scan_of(one: _File) -> Scan:

@@ -19,6 +19,7 @@ from pathlib import Path
 from struct import Struct
 from typing import NamedTuple
 
+from edge.store.folders import sync_folder
 from shared.errors import Unreadable
 
 _PREFIX = Struct("<III")
@@ -101,7 +102,7 @@ class Slots:
         finally:
             os.close(descriptor)
         if new:
-            self._sync_folder()
+            sync_folder(self._folder)
 
     def _record(self, slot: int) -> Iterator[Record]:
         path = self._path(slot)
@@ -121,10 +122,3 @@ class Slots:
 
     def _path(self, slot: int) -> Path:
         return self._folder / f"{slot}.slot"
-
-    def _sync_folder(self) -> None:
-        descriptor = os.open(self._folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

@@ -1,4 +1,5 @@
 import asyncio
+import time
 from contextlib import asynccontextmanager
 
 import pytest
@@ -82,6 +83,42 @@ def test_a_repeatable_request_is_sent_again_with_acknowledgement_after_silence(m
             assert heard[0] == heard[1]
             assert budgets[0] == 1.0
             assert 0 < budgets[1] <= 0.98
+
+    asyncio.run(scenario())
+
+
+def test_a_request_that_can_t_be_built_again_is_its_caller_s_loss_and_nobody_else_s(monkeypatch):
+    monkeypatch.setattr(ask, "REPEAT_S", 0.02)
+    monkeypatch.setattr(ask, "GRACE_S", 0.0)
+
+    async def scenario():
+        async with asking() as (asker, _, _):
+            built = []
+
+            def once(correlation, budget_s):
+                if built:
+                    raise ValueError("not twice")
+                built.append(correlation)
+                return query(correlation, budget_s)
+
+            with pytest.raises(ValueError, match="not twice"):
+                await asker.ask(TO, once, 5.0, repeatable=True)
+            with pytest.raises(TimedOut, match="no reply"):
+                await asker.ask(TO, query, 0.05)
+
+    asyncio.run(scenario())
+
+
+def test_a_loop_that_stood_still_beyond_the_deadline_repeats_nothing(monkeypatch):
+    monkeypatch.setattr(ask, "REPEAT_S", 0.02)
+    monkeypatch.setattr(ask, "GRACE_S", 0.2)
+
+    async def scenario():
+        async with asking() as (asker, heard, _):
+            asyncio.get_running_loop().call_soon(time.sleep, 0.15)
+            with pytest.raises(TimedOut, match="no reply"):
+                await asker.ask(TO, query, 0.1, repeatable=True)
+            assert len(heard) == 1
 
     asyncio.run(scenario())
 

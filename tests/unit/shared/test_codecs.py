@@ -370,6 +370,7 @@ def bombs(n):
     )  # says the right size, and is short
     yield framed(bytes(exact)) * 1000  # frame after frame
     yield bytes(1 << 20)  # no frame, and long
+    yield b"\x01" + bytes(1 << 20)  # codes without end
     wide = zstandard.ZstdCompressionParameters(window_log=27)
     yield zstandard.ZstdCompressor(compression_params=wide).compress(bytes(exact)) + b"more"
 
