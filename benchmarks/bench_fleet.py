@@ -1,10 +1,11 @@
 """Inference through the whole platform: app -> broker -> cloud -> broker -> device -> broker -> app.
 
-(a) latency     one device, one request at a time, p50 and p99 from end to end, in rounds that alternate with
-                an echo of two bare clients on the same codec and the same broker program (the echo of
-                ``bench_transport``). Each round has connections of its own: how the system places and wakes
-                two processes stays the same for the life of a connection, and makes 0.08 or 0.13 ms of one
-                echo
+(a) latency     one device, one request at a time, p50 and p99 from end to end, with a caller that stays
+                awake for its answer (the default, :mod:`broker.awake`) and with one that sleeps, in rounds
+                that alternate with an echo of two bare clients on the same codec and the same broker program
+                (the echo of ``bench_transport``). Each round has connections of its own: how the system
+                places and wakes two processes stays the same for the life of a connection, and makes 0.08 or
+                0.13 ms of one echo
 (b) throughput  five devices, 64 requests in flight; and the CPU time of one request, process by process,
                 which says what the machine could do at most
 
@@ -18,8 +19,8 @@ import asyncio
 import os
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -30,6 +31,7 @@ from rich.table import Table
 from benchmarks.fleet import MODEL, digit, run, serving
 from benchmarks.measuring import Found, cpu_s, median_of, percentile, progress, write_json
 from benchmarks.raw import raw
+from broker import awake
 from broker.acl import Role
 from broker.credentials import Credentials
 from broker.settings import read_config
@@ -43,6 +45,7 @@ from shared.wire import encode
 CALLS = 100  # of one round
 DEVICES = 5
 IN_FLIGHT = 64
+SLEEPING = "inference, a caller that sleeps"
 ECHO = "echo"  # the echo's fleet, its device and its caller
 
 Once = Callable[[], Awaitable[object]]
@@ -54,13 +57,16 @@ Once = Callable[[], Awaitable[object]]
 async def latency(folder: Path, rounds: int) -> Found:
     """Milliseconds; ``ratio``: inference p50 / echo p50 of the same run."""
     inputs = digit()
-    took: dict[str, list[list[float]]] = {"inference": [], "echo": []}
+    took: dict[str, list[list[float]]] = {"inference": [], SLEEPING: [], "echo": []}
     async with serving(folder, 1) as (local, _), echo_broker(local) as broker:
         config = read_config(local.workspace.config("operator"))
         for number in range(rounds):
             progress(f"latency, round {number + 1} of {rounds}")
             async with connected(config, "operator") as fleet:
                 took["inference"].append(await timed(partial(fleet.infer, MODEL, inputs)))
+            async with connected(config, "operator") as fleet:
+                with sleeping():
+                    took[SLEEPING].append(await timed(partial(fleet.infer, MODEL, inputs)))
             async with echo(broker) as once:
                 took["echo"].append(await timed(once))
     found: Found = {
@@ -69,6 +75,16 @@ async def latency(folder: Path, rounds: int) -> Found:
         for name, samples in took.items()
     }
     return found | {"ratio": found["inference"]["p50_ms"] / found["echo"]["p50_ms"]}
+
+
+@contextmanager
+def sleeping() -> Iterator[None]:
+    """Meanwhile nobody stays awake for an answer."""
+    usual, awake.AWAKE_S = awake.AWAKE_S, -1.0
+    try:
+        yield
+    finally:
+        awake.AWAKE_S = usual
 
 
 async def timed(once: Once) -> list[float]:
@@ -202,7 +218,7 @@ async def measured(rounds: int, seconds: float) -> Found:
 def show(found: Found) -> None:
     one, many = found["latency"], found["throughput"]
     table = Table("one device, one at a time", "p50 ms", "p99 ms", "x echo")
-    for name in ("echo", "inference"):
+    for name in ("echo", "inference", SLEEPING):
         row = one[name]
         ratio = row["p50_ms"] / one["echo"]["p50_ms"]
         table.add_row(name, f"{row['p50_ms']:.3f}", f"{row['p99_ms']:.3f}", f"{ratio:.2f}")

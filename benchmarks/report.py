@@ -68,8 +68,9 @@ def _fleet(found: Results) -> Iterator[str]:
     yield ""
     yield "| | p50 | p99 |"
     yield "|---|---|---|"
-    for name in ("echo", "inference"):
-        yield f"| {name} | {one[name]['p50_ms']:.3f} | {one[name]['p99_ms']:.3f} |"
+    for name, row in one.items():
+        if name != "ratio":
+            yield f"| {name} | {row['p50_ms']:.3f} | {row['p99_ms']:.3f} |"
     yield ""
     yield (
         f"Five devices, 64 in flight: {many['requests_per_s']:,.0f} requests/s, p50 {many['p50_ms']:.1f} ms, "

@@ -10,12 +10,14 @@ without acknowledgements (QoS 0), and once more with them when nothing was heard
 
 import asyncio
 import itertools
+import time
 from collections.abc import Callable
 from math import inf
 from typing import Any
 
 import msgspec
 
+from broker.awake import Awake
 from broker.bus import Bus, Delivery
 from broker.service import properties_of
 from shared.core import Publish
@@ -53,6 +55,7 @@ class Asker:
         self._numbers = itertools.count(1)
         self._waiting: dict[str, _Waiting] = {}
         self._looking = False
+        self._awake = Awake()
         self._topics: tuple[Topic[Reply], ...] = (APP_REPLY, REPLY)
         filters = [APP_REPLY.filter_for(app=caller), REPLY.filter_for(caller=caller)]
         self._subscription = bus.subscribe(filters, self._answered)
@@ -87,9 +90,17 @@ class Asker:
             self._look(loop)
         try:
             self._send(Publish(to, build(correlation, budget_s), 0 if quick else None))
-            return checked(await waiting.future)
+            return checked(await (waiting.future if len(self._waiting) > 1 else self._alone(waiting.future)))
         finally:
             del self._waiting[correlation]
+
+    async def _alone(self, answer: "asyncio.Future[Reply]") -> Reply:
+        """Wait for the only request on its way. With more of them the process has enough to do."""
+        asked_at = time.monotonic()
+        self._awake.expect(answer.get_loop())
+        reply = await answer
+        self._awake.answered(time.monotonic() - asked_at)
+        return reply
 
     def _look(self, loop: asyncio.AbstractEventLoop) -> None:
         """See to those who have waited too long, and again as long as anybody waits.
