@@ -174,16 +174,25 @@ def test_a_device_of_a_few_lines_is_listed_answers_and_is_missed(broker, tmp_pat
             np.save(tmp_path / "x.npy", numbers)
             return await told("infer", "double", "--input", str(tmp_path / "x.npy"))
 
-        async def it_is(status: str) -> bool:
-            listed = await told("nodes")
-            nodes = json.loads(listed.stdout) if listed.returncode == 0 else []
-            return [(node["node"], node["status"]) for node in nodes] == [("plain-1", status)]
+        async def wait_for(what: str, status: str) -> None:
+            async def it_is() -> bool:
+                nonlocal listed
+                listed = await told("nodes")
+                nodes = json.loads(listed.stdout) if listed.returncode == 0 else []
+                return [(node["node"], node["status"]) for node in nodes] == [("plain-1", status)]
+
+            listed: object = None
+            try:
+                await until(what, it_is)
+            except AssertionError as error:
+                error.add_note(f"listed last: {listed}\nthe device said: {device.tail()}")
+                raise
 
         async with local:
             await local.listening(local.cloud, local.http_port)
             await device.start()
             try:
-                await until("it is listed as idle", lambda: it_is("idle"))
+                await wait_for("it is listed as idle", "idle")
                 good = await doubled(np.array([[1, 2], [3, -4]], np.float32))
                 assert json.loads(good.stdout)["node"] == "plain-1"
                 assert json.loads(good.stdout)["outputs"] == [[[2, 4], [6, -8]]]
@@ -192,6 +201,6 @@ def test_a_device_of_a_few_lines_is_listed_answers_and_is_missed(broker, tmp_pat
             finally:
                 device.signal(signal.SIGKILL)
                 await device.wait()
-            await until("its will, or its silence, is noticed", lambda: it_is("offline"))
+            await wait_for("its will, or its silence, is noticed", "offline")
 
     asyncio.run(story())
