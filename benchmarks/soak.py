@@ -13,8 +13,8 @@ from pathlib import Path
 
 from rich.console import Console
 
+from benchmarks.data.goals import unstored
 from benchmarks.data.telemetry import PARTS, soak
-from benchmarks.goals import unstored
 from benchmarks.measuring import write_json
 
 

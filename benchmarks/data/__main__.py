@@ -25,7 +25,7 @@ from rich.table import Table
 
 import benchmarks.data
 from benchmarks.data import Part
-from benchmarks.goals import DATA_GOALS
+from benchmarks.data.goals import DATA_GOALS
 from benchmarks.measuring import Found, machine, progress, write_json
 from benchmarks.report import goals_table, missed
 

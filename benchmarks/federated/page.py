@@ -8,8 +8,8 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.federated import aggregation, chaos, pfedme, robust
+from benchmarks.federated.goals import FEDERATED_GOALS
 from benchmarks.federated.tables import overhead_table
-from benchmarks.goals import FEDERATED_GOALS
 from benchmarks.measuring import Found
 from benchmarks.report import goals_table
 

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.federated.goals import FEDERATED_GOALS
 from benchmarks.federated.rows import Row
-from benchmarks.goals import FEDERATED_GOALS
 from benchmarks.measuring import Found
 from benchmarks.report import goals_table, missed
 

@@ -9,8 +9,9 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from benchmarks.goals import OURS, WASM_GOALS, Goal, Results, overall
+from benchmarks.goals import Goal, Results
 from benchmarks.report import verdict
+from benchmarks.wasm.goals import OURS, WASM_GOALS, overall
 
 PRECISE = "shoal exact"
 FAILED = "[red]failed[/]"

@@ -10,10 +10,10 @@ import torch
 from rich.console import Console
 
 from benchmarks import bench_wasm
-from benchmarks.goals import OURS, WASM_GOALS, overall, speedups, worst_error
 from benchmarks.measuring import machine
 from benchmarks.wasm import inference, modules, tables, training
 from benchmarks.wasm.cases import Case, arrays, relative_error
+from benchmarks.wasm.goals import OURS, WASM_GOALS, overall, speedups, worst_error
 from benchmarks.wasm.peers import ORT, ORT_WEB, TORCH
 from benchmarks.wasm.timing import Call, Failure, attempt, attempted, first_line, interleaved, runs_for
 from benchmarks.wasm.web import Node
