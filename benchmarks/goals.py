@@ -1,6 +1,6 @@
 """What was promised, and where each promise finds its figure in the results of a run.
 
-The promises of the other suites stand beside their benchmarks: ``wasm/``, ``data/`` and ``federated/goals.py``.
+Those of the other suites stand beside their benchmarks: ``wasm/``, ``data/`` and ``federated/goals.py``.
 """
 
 from collections.abc import Callable, Mapping
