@@ -26,8 +26,8 @@ A vector with a coordinate that isn't finite is written so that it is read as no
 the receiver's gate shall see it.
 """
 
-from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import zstandard
@@ -39,16 +39,21 @@ from shared.learning import Codec, CodecName
 from shared.vectors import F32, Vector
 
 BLOCK = 256  # coordinates that share a scale
+PIECE = 256 * BLOCK  # coordinates that go through all steps of a codec, in the cache, before the next ones do
 CODE_MAX = rans.CODE_MAX
 SCALE_BYTES = 2
 SUM = "sum"
 LEVEL = 3  # of Zstandard: codes are noise to it, higher levels cost time and save under 1 %
 WINDOW_BYTES_MAX = 8 << 20  # what a frame may make its reader keep; ours ask for at most 2 MiB
 _VARINT_BYTES_MAX = 5  # of a 32-bit number
+_DRAWS = 4  # of 16 bits, in what a generator gives at a time
+_PART = np.float32(2.0**-16)
+_MIDDLES = np.uint64(0x0001_0001_0001_0001)
 
 Bytes = NDArray[np.uint8]
 Codes = NDArray[np.int8]
 Total = NDArray[np.int64]
+T = TypeVar("T", bound=np.generic)
 
 
 class Encoded(NamedTuple):
@@ -67,15 +72,16 @@ def encode(codec: Codec, delta: Vector, residual: Vector | None, rng: np.random.
     """
     if residual is not None and residual.shape != delta.shape:
         raise ValueError(f"a residual of {residual.shape} for a vector of {delta.shape}")
-    wanted = delta if residual is None or not codec.feedback else delta + residual
+    left: Vector | None = None
+    wanted = delta
+    if residual is not None and codec.feedback:
+        left = wanted = np.add(delta, residual, dtype=F32)  # what is left may replace the sum
     if codec.name is CodecName.F32:
         return Encoded(_compressed(np.ascontiguousarray(wanted, F32).tobytes()), None)
     write = _write_int8 if codec.name is CodecName.INT8 else _write_topk
-    data, written = write(wanted, codec.ratio, rng)
-    if not codec.feedback:
-        return Encoded(data, None)
-    left = np.subtract(wanted, written, dtype=F32)
-    return Encoded(data, left if np.isfinite(left).all() else None)
+    if codec.feedback and left is None:
+        left = np.array(wanted, F32)
+    return Encoded(*write(wanted, codec.ratio, rng, left))
 
 
 def decode(name: str, data: bytes, n_params: int) -> Vector:
@@ -92,29 +98,60 @@ def decode(name: str, data: bytes, n_params: int) -> Vector:
 # int8 -----------------------------------------------------------------------------------------------
 
 
-def quantise(values: Vector, scales: Vector, rng: np.random.Generator) -> Codes:
-    """Codes [n] with ``code * scale`` equal to the value on average over ``rng``.
+def quantise(values: Vector, scales: Vector, rng: np.random.Generator, left: Vector | None = None) -> Codes:
+    """Codes [n] with ``code * scale`` equal to the value on average over ``rng``, to 2**-16 of a scale.
 
     ``scales``: one for each ``BLOCK`` values. Secure aggregation, where codes of many devices are added
     before anybody sees them, needs *one* scale that all agreed on before: pass the same ``clip / 127`` for
     every block, and send no scales. Beyond 127 scales a value is cut off.
+    ``left``: becomes what the codes leave out [n]; it may be ``values`` itself.
+
+    A piece goes through all steps while it is in the cache. Chance comes in 16 bits a value, the middle of
+    one of 32,768 equal parts of [0, 1): a fourth of what floats take, and whole codes stay what they are.
     """
     usable = scales > 0  # one that isn't finite is not, or gives 0
-    steps: Vector = values / np.repeat(np.where(usable, scales, F32.type(1)), BLOCK)[: values.size]
-    if not usable.all():  # division with ``where`` costs ten times as much as this
-        steps[np.repeat(~usable, BLOCK)[: values.size]] = 0
-    low: Vector = np.floor(steps)
-    np.subtract(steps, low, out=steps)
-    low += rng.random(values.size, F32) < steps
-    return np.clip(low, -CODE_MAX, CODE_MAX, out=low).astype(np.int8)
+    divisors, whole = np.where(usable, scales, F32.type(1)), bool(usable.all())
+    codes = np.empty(values.size, np.int8)
+    steps_of, chance_of = np.empty((2, min(values.size, PIECE)), F32)
+    for part, blocks in _pieces(values.size):
+        piece = values[part]
+        steps, chance = steps_of[: piece.size], chance_of[: piece.size]
+        drawn = rng.bit_generator.random_raw(-(-piece.size // _DRAWS)) | _MIDDLES
+        np.multiply(drawn.view("<u2")[: piece.size], _PART, out=chance, dtype=F32)
+        np.divide(piece, _spread(divisors[blocks], piece.size), out=steps)
+        if not whole:  # division with ``where`` costs ten times as much as this
+            steps[_spread(~usable[blocks], piece.size)] = 0
+        np.add(steps, chance, out=steps)
+        np.floor(steps, out=steps)
+        np.clip(steps, -CODE_MAX, CODE_MAX, out=steps)
+        np.copyto(codes[part], steps, casting="unsafe")
+        if left is not None:
+            with np.errstate(invalid="ignore", over="ignore"):
+                np.multiply(steps, _spread(scales[blocks], piece.size), out=steps)
+                np.subtract(piece, steps, out=left[part])
+    return codes
 
 
 def restore(codes: Codes, scales: Vector) -> Vector:
     """The values [n] that the codes stand for; not finite where a sender's scale makes them so."""
-    values = codes.astype(F32)
+    values = np.empty(codes.size, F32)
     with np.errstate(invalid="ignore", over="ignore"):
-        values *= np.repeat(scales, BLOCK)[: codes.size]
+        for part, blocks in _pieces(codes.size):
+            piece: Vector = values[part]
+            np.copyto(piece, codes[part])
+            np.multiply(piece, _spread(scales[blocks], piece.size), out=piece)
     return values
+
+
+def _pieces(count: int) -> Iterator[tuple[slice, slice]]:
+    """Values, and their blocks."""
+    for start in range(0, count, PIECE):
+        yield slice(start, min(start + PIECE, count)), slice(start // BLOCK, (start + PIECE) // BLOCK)
+
+
+def _spread(of_blocks: NDArray[T], count: int) -> NDArray[T]:
+    """For each value what its block has [count]."""
+    return np.repeat(of_blocks, BLOCK)[:count]
 
 
 def scales_of(values: Vector) -> Vector:
@@ -145,13 +182,22 @@ def _blocks(count: int) -> int:
     return -(-count // BLOCK)
 
 
-def _write_int8(values: Vector, _ratio: float, rng: np.random.Generator) -> tuple[bytes, Vector]:
+def _write_int8(
+    values: Vector, _ratio: float, rng: np.random.Generator, left: Vector | None
+) -> tuple[bytes, Vector | None]:
+    """The bytes, and ``left`` with what they leave out; None for one that isn't finite."""
     scales = scales_of(values)
-    codes = quantise(values, scales, rng)
+    codes = quantise(values, scales, rng, left)
     data = _compressed(_packed(scales) + codes.tobytes())
     if codes.size <= rans.COUNT_MAX:
         data = min(_RANS + _packed(scales) + rans.encode(codes), data, key=len)
-    return data, restore(codes, scales)
+    return data, left if _bounded(scales) else None
+
+
+def _bounded(scales: Vector) -> bool:
+    """Whether every code stands for a finite number."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        return bool(np.isfinite(scales * F32.type(CODE_MAX)).all())
 
 
 def _read_int8(data: bytes, n_params: int) -> Vector:
@@ -175,16 +221,19 @@ def _restored(raw: bytes, count: int) -> Vector:
 #   varint k | k varint gaps (index - index before - 1) | scales of the k values | k codes
 
 
-def _write_topk(values: Vector, ratio: float, rng: np.random.Generator) -> tuple[bytes, Vector]:
+def _write_topk(
+    values: Vector, ratio: float, rng: np.random.Generator, left: Vector | None
+) -> tuple[bytes, Vector | None]:
+    """As :func:`_write_int8`."""
     indices = _largest(values, ratio)
     kept = values[indices]
     scales = scales_of(kept)
-    codes = quantise(kept, scales, rng)
+    codes = quantise(kept, scales, rng, kept)
     gaps = np.diff(indices, prepend=-1) - 1
     heads = pack_varints(np.concatenate(([indices.size], gaps)).astype(np.uint64))
-    written = np.zeros_like(values)
-    written[indices] = restore(codes, scales)
-    return _compressed(heads + _packed(scales) + codes.tobytes()), written
+    if left is not None:
+        left[indices] = kept
+    return _compressed(heads + _packed(scales) + codes.tobytes()), left if _bounded(scales) else None
 
 
 def _largest(values: Vector, ratio: float) -> NDArray[np.int64]:

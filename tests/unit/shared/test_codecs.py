@@ -11,6 +11,7 @@ from hypothesis.extra import numpy as hnp
 
 from shared.codecs import (
     BLOCK,
+    PIECE,
     SUM,
     decode,
     decode_sum,
@@ -97,6 +98,19 @@ def test_rounding_is_unbiased(codec):
     # One rounding is off by at most half a step in standard deviation; 5 sigma of the mean over `times`.
     step = float(np.abs(delta).max()) / 127
     assert np.abs(total / times - delta).max() < 5 * step / 2 / np.sqrt(times)
+
+
+@pytest.mark.parametrize("codec", [INT8, TOPK])
+def test_pieces_that_fit_into_the_cache_leave_no_seam(codec):
+    delta, before = normal(2 * PIECE + BLOCK + 3), normal(2 * PIECE + BLOCK + 3) / 100
+    kept = delta.copy(), before.copy()
+    data, left = encode(codec, delta, before, rng_of(4))
+    back = decode(codec.name, data, delta.size)
+    assert np.array_equal(left, delta + before - back)
+    assert np.abs(left[np.flatnonzero(back)]).max() <= np.abs(delta + before).max() / 127 * 1.01
+    assert (np.array_equal(delta, kept[0]), np.array_equal(before, kept[1])) == (True, True)
+    codes = quantise(np.full(2 * PIECE, 0.5, np.float32), np.ones(512, np.float32), rng_of(5))
+    assert not np.array_equal(*np.split(codes, 2))
 
 
 def test_a_value_on_a_step_is_not_rounded_at_all():
