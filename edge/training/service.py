@@ -42,13 +42,14 @@ from edge.training.events import (
     UpdateKey,
     round_arrived,
 )
-from edge.training.sources import Counting, Source
+from edge.training.examples import Examples
+from edge.training.sources import Counting, Kept, Source
 from edge.training.trainer import Lesson, Outcome, Trainer, TrainingFailed, TrainingSession, generator_of
 from edge.training.updates import Updates
 from edge.training.versions import Versions
 from shared.core import Failed
 from shared.errors import ShoalError, Unavailable
-from shared.learning import Codec, UpdateHeader, UpdatePart
+from shared.learning import Codec, ModelRef, UpdateHeader, UpdatePart
 from shared.topics import RECEIPT, ROUND, UPDATE
 from shared.vectors import Vector
 from shared.wire import encode as encode_message
@@ -210,15 +211,14 @@ class _Shell:
         source = self.sources.get(fact.plan.source)
         if source is None:
             raise TrainingFailed(f"there is no source {fact.plan.source!r}")
-        model, versions = fact.model, self.disk.versions
-        examples, vector = await asyncio.to_thread(lambda: (source.read(), versions.read(work.job, model)))
+        examples, vector = await self._starting_point(source, work.job, fact.model)
         lesson = Lesson(
             task=fact.task,
             plan=fact.plan,
             lr=fact.plan.lr * fact.plan.lr_decay**fact.round,
             seed=self._seed(work),
             budget_s=work.budget_s - (time.monotonic() - started),
-            layout_hash=model.layout_hash,
+            layout_hash=fact.model.layout_hash,
         )
         session = await self.host.open_session(name)
         try:
@@ -226,6 +226,17 @@ class _Shell:
             return await trainer.run(vector), len(vector)
         finally:
             await session.close()
+
+    async def _starting_point(self, source: Source, job: str, model: ModelRef) -> tuple[Examples, Vector]:
+        """Examples and the model. Both in memory is the usual case, and needs no thread."""
+        versions = self.disk.versions
+        examples, vector = (
+            source.at_hand() if isinstance(source, Kept) else None,
+            versions.at_hand(job, model),
+        )
+        if examples is not None and vector is not None:
+            return examples, vector
+        return await asyncio.to_thread(lambda: (source.read(), versions.read(job, model)))
 
     def _store(self, work: Train, outcome: Outcome, n_params: int) -> Stored:
         """Encode the update and make it durable."""

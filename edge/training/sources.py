@@ -77,12 +77,18 @@ class Kept:
 
     def read(self) -> Examples:
         """As the file gives them. Nobody may write to them."""
-        last, stamp = self._last, self._file.stamp()  # before it is read: what comes later is another one
-        if last is not None and last[0] == stamp:
-            return last[1]
+        known = self.at_hand()
+        if known is not None:
+            return known
+        stamp = self._file.stamp()  # before it is read: what comes later is another one
         examples = self._file.read()
         self._last = (stamp, examples) if examples.size_bytes <= KEPT_BYTES_MAX else None
         return examples
+
+    def at_hand(self) -> Examples | None:
+        """What a read would give, where that takes no more than a look at the stamp; else None."""
+        last = self._last
+        return last[1] if last is not None and last[0] == self._file.stamp() else None
 
     def stamp(self) -> object:
         """The file's."""

@@ -123,8 +123,8 @@ class Trainer:
         steps = await self._trained(tensors, started + lesson.budget_s)
         if not steps:
             raise TrainingFailed("no time was left for a single step")
-        new = layout.flatten(_floats(await self._session.parameters()))
-        delta: Vector = new - vector
+        delta = layout.flatten(_floats(await self._session.parameters()))
+        np.subtract(delta, vector, out=delta)
         if not np.isfinite(delta).all():
             raise TrainingFailed(f"training diverged at a learning rate of {lesson.lr:g}")
         return Outcome(delta, steps, len(self._x), self._clock() - began, metrics)
@@ -169,22 +169,18 @@ class Trainer:
         until: float,
     ) -> int:
         """Run ``one`` for each batch until they or the time are over; gives how many were done."""
-        done, over = 0, False
+        done, batch = 0, next(batches, None)
 
         def block(steps: Steps) -> None:
-            nonlocal done, over
+            nonlocal done, batch
             block_until = min(self._clock() + BLOCK_S, until)
-            while not over:
-                batch = next(batches, None)
-                if batch is None:
-                    over = True
-                    return
+            while batch is not None:
                 one(steps, batch)
-                done += 1
+                done, batch = done + 1, next(batches, None)
                 if self._clock() >= block_until:
                     return
 
-        while not over and self._clock() < until:
+        while batch is not None and self._clock() < until:
             if self._stopped():
                 raise TrainingFailed("cancelled")
             await self._session.steps(block, deadline_s=STEP_S_MAX)

@@ -42,7 +42,7 @@ class _Recent(NamedTuple):
 
 
 class Versions:
-    """The folder of one device. Every method blocks: use a thread."""
+    """The folder of one device. Every method but :meth:`at_hand` blocks: use a thread."""
 
     def __init__(self, folder: Path, decode: Decode) -> None:
         self._folder, self._decode = folder, decode
@@ -83,9 +83,9 @@ class Versions:
     def read(self, job: str, model: ModelRef) -> Vector:
         """The vector [n_params], read-only. Raises :class:`Unreadable` when it is gone or broken; it is
         removed then."""
-        recent = self._recent
-        if recent is not None and recent[:3] == (job, model.version, model.check):
-            return recent.vector
+        known = self.at_hand(job, model)
+        if known is not None:
+            return known
         path = self._path(job, model.version, model.check)
         try:
             vector = _vector(path.read_bytes())
@@ -96,6 +96,12 @@ class Versions:
             raise Unreadable(f"version {model.version} of {job} was damaged on the disk")
         self._remember(_Recent(job, model.version, model.check, vector), unkept=False)
         return vector
+
+    def at_hand(self, job: str, model: ModelRef) -> Vector | None:
+        """The same where it is in memory, without blocking; else None."""
+        recent = self._recent
+        found = recent is not None and recent[:3] == (job, model.version, model.check)
+        return recent.vector if recent is not None and found else None
 
     def drop(self, job: str, version: int) -> None:
         """Remove one version."""
