@@ -1,7 +1,11 @@
 """The versions of a job's model: how one follows from the one before, and the artifacts of both ways to it.
 
     x ──server step──> target ──codec──> delta ──> x' = x + delta      as every device computes it, to the bit
-                          └── every 20th version: x' = target, as a snapshot only
+                                            └── and x' whole, as a snapshot, for whoever lacks x
+
+A snapshot is offered of every version, and nobody who follows along is made to take one: what x + delta gives
+is compared with the version's check each time, so a device that drifted is found out in the same round, and
+takes the snapshot then. Nor does the model drift from what the server wanted: see below.
 
 The file of a version is written only after devices were told of it, since it is no more than what follows
 from the version before and the log of updates, which both are durable: a process that dies, or a power cut,
@@ -31,7 +35,6 @@ from shared.messages import Manifest
 from shared.package import SUFFIX, ModuleKind
 from shared.vectors import F32, Vector, VectorFile, check_of, pack_vector
 
-SNAPSHOT_EVERY = 20
 NAME = "federated"  # of the artifacts, in their manifests
 
 _REST = "downlink"
@@ -62,8 +65,8 @@ class Model:
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """The next version, and the delta that leads to it from the one before; empty: there is only a
-    snapshot."""
+    """A version, and the delta that leads to it from the one before; empty: there is only a snapshot, as of
+    the first one."""
 
     model: Model
     delta: bytes = b""
@@ -75,8 +78,6 @@ def next_version(spec: JobSpec, strategy: Strategy, model: Model, change: Vector
     number = model.version + 1
     target, state = apply(strategy, model.x, change, model.state)
     rest = model.state.get(_REST)
-    if number % SNAPSHOT_EVERY == 0:
-        return Made(Model(number, target if rest is None else target + rest, state))
     codec = _RAW if spec.codec.name is CodecName.F32 else _INT8
     data, rest = encode(codec, target - model.x, rest, _generator(spec, number))
     x = model.x + decode(codec.name, data, model.x.size)
