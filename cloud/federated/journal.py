@@ -33,6 +33,7 @@ _FRAME = struct.Struct("<II")
 _HEAD = struct.Struct("<I")
 FRAME_BYTES_MAX = 1 << 30
 REWRITE_BYTES = 4 << 20
+_FRAMES_AT_ONCE = 256  # an operating system takes 1,024 pieces in one call
 
 _answers = msgspec.msgpack.Decoder(Answer)
 
@@ -53,13 +54,12 @@ class Log:
     def append(self, payloads: Sequence[bytes], *, durable: bool = True) -> None:
         """All of them, durable when this returns unless that is not wanted; raises ``OSError``, and then none
         of them counts."""
-        frames = b"".join(_FRAME.pack(len(one), crc32(one)) + one for one in payloads)
+        end = self.length
         descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT, 0o600)
         try:
-            os.ftruncate(descriptor, self.length)
-            written = os.pwrite(descriptor, frames, self.length)
-            if written < len(frames):
-                raise OSError(f"only {written} of {len(frames)} bytes could be written")
+            os.ftruncate(descriptor, end)
+            for first in range(0, len(payloads), _FRAMES_AT_ONCE):
+                end += _write(descriptor, payloads[first : first + _FRAMES_AT_ONCE], end)
             if durable:
                 self._sync(descriptor)
         finally:
@@ -67,7 +67,7 @@ class Log:
         if self._new and durable:
             sync_folder(self.path.parent, self._sync)
             self._new = False
-        self.length += len(frames)
+        self.length = end
 
     def rewrite(self, payloads: Sequence[bytes]) -> None:
         """These records in place of all others: all of them, or nothing has changed."""
@@ -77,6 +77,16 @@ class Log:
         draft.path.replace(self.path)
         sync_folder(self.path.parent, self._sync)
         self.length, self._new = draft.length, False
+
+
+def _write(descriptor: int, payloads: Sequence[bytes], offset: int) -> int:
+    """How many bytes that were. They are megabytes in a round: they are handed over as they lie in memory."""
+    pieces = [piece for one in payloads for piece in (_FRAME.pack(len(one), crc32(one)), one)]
+    size = sum(map(len, pieces))
+    written = os.pwritev(descriptor, pieces, offset)
+    if written < size:
+        raise OSError(f"only {written} of {size} bytes could be written")
+    return size
 
 
 def _frames(path: Path) -> Iterator[bytes]:

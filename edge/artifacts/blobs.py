@@ -14,6 +14,7 @@ Every path is made from a checked digest. Methods block; the shell runs the long
 import errno
 import os
 import shutil
+from contextlib import suppress
 from hashlib import file_digest, sha256
 from pathlib import Path
 
@@ -32,12 +33,12 @@ class Blobs:
 
     def __init__(self, folder: Path, *, free_bytes_min: int = 16 * MIB) -> None:
         self.folder, self._free_bytes_min = folder, free_bytes_min
-        self._verified: set[str] = set()
+        self._root, self._verified = str(folder), set[str]()
         folder.mkdir(parents=True, exist_ok=True)
 
     def path(self, digest: str) -> Path:
         """Where the whole blob is, or will be."""
-        return self._file(digest, SUFFIX)
+        return Path(self._name(digest, SUFFIX))
 
     def held(self) -> tuple[dict[str, int], dict[str, int]]:
         """The whole blobs and the parts on the disk: digest -> bytes."""
@@ -54,8 +55,7 @@ class Blobs:
 
         Raises :class:`Unavailable` when the disk has no room for the rest.
         """
-        path = self._file(manifest.digest, PART)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        descriptor = os.open(self._name(manifest.digest, PART), os.O_RDWR | os.O_CREAT, 0o600)
         try:
             os.ftruncate(descriptor, min(os.fstat(descriptor).st_size, manifest.size_bytes))
             have = frozenset(_chunks_in(descriptor, manifest))
@@ -66,7 +66,7 @@ class Blobs:
 
     def write(self, digest: str, offset: int, data: bytes) -> None:
         """Put one chunk at its place. Raises :class:`Unavailable` when the disk is full."""
-        descriptor = os.open(self._file(digest, PART), os.O_WRONLY | os.O_CREAT, 0o600)
+        descriptor = os.open(self._name(digest, PART), os.O_WRONLY | os.O_CREAT, 0o600)
         try:
             written = os.pwrite(descriptor, data, offset)
         except OSError as error:
@@ -81,7 +81,7 @@ class Blobs:
     def part_bytes(self, digest: str) -> int:
         """Of what has come so far; 0 where there is nothing."""
         try:
-            return self._file(digest, PART).stat().st_size
+            return os.stat(self._name(digest, PART)).st_size
         except FileNotFoundError:
             return 0
 
@@ -91,14 +91,14 @@ class Blobs:
         Not ``durable``: a power cut may spoil it. :meth:`verify` notices.
         Raises :class:`Unreadable` when it is not what its name says; it stays a part then.
         """
-        part, whole = self._file(digest, PART), self.path(digest)
-        with part.open("rb") as file:
+        part = self._name(digest, PART)
+        with open(part, "rb") as file:
             if file_digest(file, "sha256").hexdigest() != digest:
                 raise Unreadable("the chunks are what was signed, the whole is not")
             if durable:
                 os.fsync(file.fileno())
             size_bytes = os.fstat(file.fileno()).st_size
-        part.replace(whole)
+        os.replace(part, self._name(digest, SUFFIX))
         if durable:
             sync_folder(self.folder)
         self._verified.add(digest)
@@ -120,12 +120,14 @@ class Blobs:
         """Remove the blob and the part, as far as they are there."""
         self._verified.discard(digest)
         for suffix in (SUFFIX, PART):
-            self._file(digest, suffix).unlink(missing_ok=True)
+            with suppress(FileNotFoundError):
+                os.unlink(self._name(digest, suffix))
 
-    def _file(self, digest: str, suffix: str) -> Path:
+    def _name(self, digest: str, suffix: str) -> str:
+        """As text: a device makes these names with every chunk, and a ``Path`` takes as long as the write."""
         if not is_digest(digest):
             raise ValueError(f"{digest[:80]!r} is not a digest")
-        return self.folder / f"{digest}{suffix}"
+        return f"{self._root}/{digest}{suffix}"
 
     def _check_room(self, need_bytes: int) -> None:
         have = self._free_bytes()

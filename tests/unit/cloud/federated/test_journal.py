@@ -68,6 +68,23 @@ def test_a_record_is_synced_before_it_counts_and_a_failed_one_leaves_nothing(tmp
     assert list(Log(tmp_path / "a.log", quiet).payloads()) == [b"one", b"two", b"three", b"five"]
 
 
+def test_more_records_than_one_call_takes_are_one_append(tmp_path, monkeypatch):
+    log, records = Log(tmp_path / "a.log", quiet), [str(number).encode() for number in range(2500)]
+    log.append(records)
+    assert list(log.payloads()) == records
+    calls: list[int] = []
+
+    def breaks_off(descriptor: int, pieces: list[bytes], offset: int) -> int:
+        calls.append(offset)
+        return sum(map(len, pieces)) if len(calls) == 1 else 0
+
+    monkeypatch.setattr(os, "pwritev", breaks_off)
+    with pytest.raises(OSError, match="only 0 of"):
+        log.append(records)
+    monkeypatch.undo()
+    assert list(Log(tmp_path / "a.log", quiet).payloads()) == records, "none of them counts"
+
+
 def test_a_log_is_rewritten_whole_or_not_at_all(tmp_path):
     log = Log(tmp_path / "a.log", quiet)
     log.append([b"x" * 1000, b"y"])
