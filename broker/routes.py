@@ -62,7 +62,7 @@ class Routes:
     _by_filter: dict[str, list[Binding]] = field(default_factory=dict)
     _refused: set[str] = field(default_factory=set)
     _direct: dict[int, tuple[Binding, ...]] = field(default_factory=dict)
-    _known_ids: frozenset[int] = frozenset()
+    _named: dict[int, list[str]] = field(default_factory=dict)  # identifier -> granted filters
     _cached: dict[tuple[str, tuple[int, ...]], tuple[Binding, ...]] = field(default_factory=dict)
 
     @property
@@ -79,7 +79,7 @@ class Routes:
         self._bindings.append(binding)
         for pattern in dict.fromkeys(binding.filters):
             self._by_filter.setdefault(pattern, []).append(binding)
-        self._rebuild()
+        self._renew(binding.filters)
 
     def remove(self, binding: Binding) -> list[str]:
         """Stop, and return the filters that nobody listens to any more."""
@@ -90,14 +90,14 @@ class Routes:
             if not self._by_filter[pattern]:
                 del self._by_filter[pattern]
                 orphans.append(pattern)
-        self._rebuild()
+        self._renew(binding.filters)
         return orphans
 
     def answered(self, pattern: str, granted: bool) -> None:
         """The broker's word on a filter: one that it refused is never the reason for a delivery."""
         if granted is (pattern in self._refused):
             (self._refused.discard if granted else self._refused.add)(pattern)
-            self._rebuild()
+            self._renew([pattern])
 
     def targets(self, topic: str, identifiers: Sequence[int] = ()) -> tuple[Binding, ...]:
         """Who gets this copy of a message on the relative ``topic``."""
@@ -114,7 +114,7 @@ class Routes:
         return found
 
     def _matching(self, topic: str, identifiers: Sequence[int]) -> Iterable[Binding]:
-        ours = self._known_ids.intersection(identifiers)
+        ours = self._named.keys() & set(identifiers)
         for binding in self._bindings:
             first = next((one for one in self._granted(binding) if matches(_unshared(one), topic)), None)
             if first is not None and (not ours or self.identify(first) in ours):
@@ -123,18 +123,23 @@ class Routes:
     def _granted(self, binding: Binding) -> Iterable[str]:
         return (one for one in binding.filters if one not in self._refused)
 
-    def _rebuild(self) -> None:
+    def _renew(self, patterns: Iterable[str]) -> None:
+        """What follows from these filters, anew, and from no others: a device that follows a training job
+        listens to another artifact in each round."""
         self._cached.clear()
-        by_id: dict[int, list[str]] = {}
-        for pattern in self._by_filter:
-            if pattern not in self._refused:
-                by_id.setdefault(self.identify(pattern), []).append(pattern)
-        self._known_ids = frozenset(by_id)
-        self._direct = {
-            identifier: tuple(self._by_filter[patterns[0]])
-            for identifier, patterns in by_id.items()
-            if len(patterns) == 1 and not any(binding.ambiguous for binding in self._by_filter[patterns[0]])
-        }
+        for pattern in patterns:
+            identifier = self.identify(pattern)
+            known = self._named.pop(identifier, ())
+            named = [one for one in known if one != pattern and one in self._by_filter]
+            if pattern in self._by_filter and pattern not in self._refused:
+                named.append(pattern)
+            if named:
+                self._named[identifier] = named
+            bindings = self._by_filter[named[0]] if len(named) == 1 else []
+            if bindings and not any(binding.ambiguous for binding in bindings):
+                self._direct[identifier] = tuple(bindings)
+            else:
+                self._direct.pop(identifier, None)
 
 
 def overlap(one: str, other: str) -> bool:

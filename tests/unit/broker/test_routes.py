@@ -45,6 +45,38 @@ def test_each_handler_that_matches_gets_exactly_one_copy_whatever_the_broker_sen
     assert sorted(map(id, routes.targets(topic))) == sorted(wanted)
 
 
+@given(
+    st.lists(
+        st.one_of(
+            st.lists(FILTERS, min_size=1, max_size=3, unique=True),  # somebody listens
+            st.integers(0, 9),  # one of them leaves
+            st.tuples(FILTERS, st.booleans()),  # the broker's word on a filter
+        ),
+        max_size=20,
+    )
+)
+def test_whoever_came_and_went_before_routes_are_those_of_who_is_there(history):
+    def collide(pattern: str) -> int:
+        return len(pattern) % 3 + 1
+
+    routes, there, refused = Routes(identify=collide), [], set()
+    for one in history:
+        if isinstance(one, list):
+            there.append(bind(routes, *one))
+        elif isinstance(one, tuple):
+            routes.answered(*one)
+            (refused.discard if one[1] else refused.add)(one[0])
+        elif there:
+            routes.remove(there.pop(one % len(there)))
+    fresh = Routes(identify=collide)
+    for binding in there:
+        fresh.add(binding)
+    for pattern in refused:
+        fresh.answered(pattern, False)
+    for topic, named in itertools.product(TOPICS, [(), (1,), (2,), (3,), (1, 3)]):
+        assert routes.targets(topic, named) == fresh.targets(topic, named)
+
+
 def test_identifiers_are_legal_and_the_same_in_every_process():
     assert identifier_of("node/+/up/presence") == 227547457
     assert all(1 <= identifier_of(f"x/{number}") <= 268_435_455 for number in range(1000))
