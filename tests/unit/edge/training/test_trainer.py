@@ -178,3 +178,23 @@ async def test_what_does_not_fit_is_said_with_what_would(package):
 
 def test_the_blocks_are_short():
     assert module.BLOCK_S <= 0.05
+
+
+@story
+async def test_the_session_is_called_for_batches_only(package, monkeypatch):
+    binary, initial = package
+    async with ModuleHost(limits=Limits(deadline_s=10)) as host:
+        await host.load("train", binary)
+        async with await host.open_session("train") as session:
+            calls, steps = [], session.steps
+
+            async def counted(work, *, deadline_s=None):
+                calls.append(work)
+                return await steps(work, deadline_s=deadline_s)
+
+            monkeypatch.setattr(session, "steps", counted)
+            monkeypatch.setattr(module, "BLOCK_S", 0.0)  # a block is over after one batch
+            one = lesson(initial, epochs=1)
+            trainer = Trainer(session, examples(n=2 * BATCH, held=0), one, time.monotonic, lambda: False)
+            outcome = await trainer.run(Layout.of(initial).flatten(initial))
+    assert (outcome.steps, outcome.metrics, len(calls)) == (2, {}, 2), "nothing was held out"
