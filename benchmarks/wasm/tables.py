@@ -22,7 +22,7 @@ Written by `python -m benchmarks.bench_wasm --docs` (`make bench-wasm` measures,
 
 - One run, one thread each: rounds of all candidates alternate, and the median over rounds counts. The clock
   of the machine drifts, so read the ratios within a row.
-- "fast" and "exact" are the compiler's two precisions; without 3 x 3 convolutions their code is the same, and
+- "fast" and "exact" are the compiler's two precisions; without convolutions their code is the same, and
   so a difference between them is noise. Modules run through `Compiled.load()`, which never interrupts them;
   what a device pays for a deadline is in the last table.
 - Agreement is the largest difference relative to the largest magnitude of the output, and the goal, in exact

@@ -80,7 +80,7 @@ def window_of(node: Node) -> Window:
         extra_dtypes=tuple(one.dtype for one in node.operands[2:]),
         result=node.result.shape,
         interior=(batch, height - op.halo.height, width - op.halo.width, channels),
-        stride=(1, 1) if isinstance(op, WinogradConv) else op.stride,
+        stride=op.stride,
         dilation=(1, 1) if isinstance(op, WinogradConv) else op.dilation,
         halo=op.halo,
         epilogue=op.epilogue if op.epilogue is not None else Arg(0),

@@ -29,8 +29,8 @@ class Precision(StrEnum):
     """What a compiled model may trade.
 
     EXACT: each operation as written; the same bits on every processor, within 1e-6 of the true value (torch
-    in float64) relative to the output's scale. FAST: also convolutions by Winograd's F(4x4, 3x3), which
-    rounds more: within 5e-5.
+    in float64) relative to the output's scale. FAST: also convolutions by Winograd's algorithms, which
+    round more: within 5e-5.
     """
 
     EXACT = "exact"

@@ -1,4 +1,4 @@
-"""3 x 3 convolutions by Winograd's F(4 x 4, 3 x 3): four times fewer multiplications, larger rounding errors.
+"""Convolutions with fewer multiplications and larger rounding errors (:mod:`cloud.compiler.ops.winograd`).
 
     conv(x, w)      becomes      winograd(x', transform(w))
 
@@ -8,19 +8,18 @@ in a train step, where parameters change, it is computed each time, for images s
 """
 
 from dataclasses import replace
-
-import numpy as np
+from math import prod
 
 from cloud.compiler.ir import Graph, Node, Value
 from cloud.compiler.lowering.call import Builder
 from cloud.compiler.ops.contract import MatMul
-from cloud.compiler.ops.image import PANEL, Border, Conv, Depthwise, PadImage
-from cloud.compiler.ops.winograd import KERNEL, POINTS, TILE, WinogradConv, padded
+from cloud.compiler.ops.image import NO_BORDER, PANEL, Border, Conv, Depthwise, PadImage
+from cloud.compiler.ops.winograd import Scheme, WinogradConv, kernel_matrix
+from cloud.compiler.passes.schemes import ENCLOSED_PIXELS, Sizes, cheapest
 from cloud.compiler.plan import derived
 
-CHANNELS_MIN = 16  # below, the transforms cost more than they save
-TILES_MIN = 4  # a tile of registers is full; fewer would read 4 times larger weights for nothing
-TILES_MIN_CHANGING = 36  # transforming the weights costs what 36 pixels do: at most a sixteenth
+PIXELS_MIN_CHANGING = 576  # where weights are transformed in each run: at most a sixteenth of it
+ENCLOSED = (ENCLOSED_PIXELS, 3, 1, (1, 1))  # results, taps, stride, zeros before and behind
 
 
 def use_winograd(graph: Graph) -> Graph:
@@ -47,41 +46,57 @@ class _Walk:
 
     def visit(self, node: Node) -> None:
         self.build.source = node.source
-        self.build.nodes.append(self._replaced(node) if self._gains(node) else node)
+        chosen = self._schemes(node)
+        self.build.nodes.append(node if chosen is None else self._replaced(node, chosen))
 
-    def _gains(self, node: Node) -> bool:
+    def _schemes(self, node: Node) -> tuple[Scheme, Scheme] | None:
         match node.op:
-            case Conv(stride=(1, 1), dilation=(1, 1), groups=1):
-                x, w = node.operands[0].shape, node.operands[1]
-                tiles = x[0] * -(-(x[1] - 2) // TILE) * -(-(x[2] - 2) // TILE)
-                return (
-                    w.shape[1:3] == (3, 3)
-                    and min(x[3], node.op.outputs) >= CHANNELS_MIN
-                    and tiles >= (TILES_MIN if w.name in self._early else TILES_MIN_CHANGING)
-                    and min(x[1], x[2]) > TILE
-                )
+            case Conv(outputs, stride, (1, 1), 1, _, halo):
+                batch, height, width, _ = node.result.shape
+                size, w = (height - halo.height, width - halo.width), node.operands[1]
+                changing = w.name not in self._early
+                if changing and batch * prod(size) < PIXELS_MIN_CHANGING:
+                    return None
+                taps, channels = (w.shape[1], w.shape[2]), w.shape[3]
+                enclosed = self._enclosed(node, size)
+                return cheapest(Sizes(batch, *size, channels, outputs, taps, stride, enclosed, changing))
             case _:
-                return False
+                return None
 
-    def _replaced(self, node: Node) -> Node:
+    def _enclosed(self, node: Node, size: tuple[int, int]) -> tuple[bool, bool]:
+        """Along which axes three taps see two pixels, and a zero before and behind them."""
+        assert isinstance(node.op, Conv)
+        if ENCLOSED_PIXELS not in size:
+            return False, False
+        taps, stride = node.operands[1].shape[1:3], node.op.stride
+        maker = next((one for one in self.build.nodes if one.result == node.operands[0]), None)
+        border = _border(maker) if maker is not None else NO_BORDER
+        zeros = (border.top, border.bottom), (border.left, border.right)
+        high, wide = (one == ENCLOSED for one in zip(size, taps, stride, zeros, strict=True))
+        return high, wide
+
+    def _replaced(self, node: Node, chosen: tuple[Scheme, Scheme]) -> Node:
         assert isinstance(node.op, Conv)
         x, w, *extras = node.operands
-        height, width = x.shape[1] - 2, x.shape[2] - 2
-        image = self._whole_tiles(x, height, width)
-        op = WinogradConv(node.op.outputs, height, width, node.op.epilogue, node.op.halo)
-        return replace(node, op=op, operands=(image, self._transformed(w), *extras))
+        _, height, width, _ = node.result.shape
+        height, width = height - node.op.halo.height, width - node.op.halo.width
+        op = WinogradConv(node.op.outputs, height, width, *chosen, node.op.epilogue, node.op.halo)
+        image = self._whole_tiles(x, op)
+        return replace(node, op=op, operands=(image, self._transformed(w, chosen), *extras))
 
-    def _transformed(self, w: Value) -> Value:
-        """[P, 3, 3, C, 8] -> [36, P, C, 8]."""
+    def _transformed(self, w: Value, chosen: tuple[Scheme, Scheme]) -> Value:
+        """[P, kh, kw, C, 8] -> [planes, P, C, 8]."""
         build = self.build
-        panels, _, _, channels, _ = w.shape
-        taps = build.reshape(build.permute(w, (1, 2, 0, 3, 4)), (9, panels * channels * PANEL))
-        u = build(MatMul(rows=False), build.constant(np.kron(KERNEL, KERNEL)), taps)
-        return build.reshape(u, (POINTS * POINTS, panels, channels, PANEL))
+        panels, high, wide, channels, _ = w.shape
+        taps = build.reshape(build.permute(w, (1, 2, 0, 3, 4)), (high * wide, panels * channels * PANEL))
+        matrix = kernel_matrix(*chosen)
+        u = build(MatMul(rows=False), build.constant(matrix), taps)
+        return build.reshape(u, (len(matrix), panels, channels, PANEL))
 
-    def _whole_tiles(self, x: Value, height: int, width: int) -> Value:
+    def _whole_tiles(self, x: Value, op: WinogradConv) -> Value:
         """The image with zeros up to the end of its last tiles, written by whoever makes it if possible."""
-        more = Border(bottom=padded(height) - x.shape[1], right=padded(width) - x.shape[2])
+        bottom, right = op.rows.padded(op.height) - x.shape[1], op.columns.padded(op.width) - x.shape[2]
+        more = Border(bottom=max(bottom, 0), right=max(right, 0))
         if more == Border():
             return x
         at = next((i for i, node in enumerate(self.build.nodes) if node.result == x), None)
@@ -93,6 +108,17 @@ class _Walk:
                 self.build.nodes[at] = replace(maker, op=larger, result=result)
                 return result
         return self.build(PadImage(more), x)
+
+
+def _border(maker: Node) -> Border:
+    """The zeros that a node has written around its image."""
+    match maker.op:
+        case PadImage(border):
+            return border
+        case Conv() | Depthwise() | WinogradConv():
+            return maker.op.halo
+        case _:
+            return NO_BORDER
 
 
 def _larger(maker: Node, more: Border) -> Conv | Depthwise | WinogradConv | PadImage | None:
