@@ -67,7 +67,9 @@ def conv_kernel(node: Node) -> Kernel:
     write_border(f, window.result, window.halo)
     taps = _taps(window, groups)
     axes = _axes(window, groups, taps)
-    nest(f, axes, (("batch", 1), ("group", 1)), lambda _: _image(f, window, taps, axes))
+    axes |= window.phase_axes(prod(window.w) // window.phases.count * F32_BYTES)
+    order = (("above", 1), ("beside", 1), ("batch", 1), ("group", 1))
+    nest(f, axes, order, lambda _: _image(f, window, taps, axes))
     return f.kernel()
 
 

@@ -14,7 +14,7 @@ from cloud.compiler.ir import Node, Shape
 from cloud.compiler.kernels.expression import vector
 from cloud.compiler.kernels.loops import Axis, move
 from cloud.compiler.kernels.vector import LANES, VECTOR_BYTES, ZERO, load, store
-from cloud.compiler.ops.image import Border, Conv, Depthwise
+from cloud.compiler.ops.image import ONE_PHASE, Border, Conv, Depthwise, Phases
 from cloud.compiler.ops.winograd import WinogradConv
 from cloud.compiler.wat import Function, const, get
 
@@ -26,7 +26,7 @@ LONG_FILL_BYTES = 512  # from here on memory.fill is faster than stores, its cal
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """A convolution's operands. ``interior``: [B, OH, OW, channels] of the result, without the halo."""
+    """A convolution's operands. ``interior``: [B, OH, OW, channels] of a phase's result, without the halo."""
 
     x: Shape
     w: Shape
@@ -38,6 +38,7 @@ class Window:
     dilation: tuple[int, int]
     halo: Border
     epilogue: Expr
+    phases: Phases = ONE_PHASE
 
     @property
     def parameters(self) -> tuple[str, ...]:
@@ -55,17 +56,33 @@ class Window:
         return f"{kind}_{sizes}_{hashlib.sha256(repr(self).encode()).hexdigest()[:8]}"
 
     def axes(self) -> dict[str, Axis]:
-        """The result's axes, with the steps of the image, the extras and the result."""
-        steps = {"x": self._image_steps(), "y": strides(self.result)}
-        steps |= dict(zip(self.extra_names, map(strides, self.extras), strict=True))
+        """One phase's axes, with the steps of the image, the extras and the result."""
+        batch, row, column, channel = strides(self.x)
+        steps = {"x": (batch, row * self.stride[0], column * self.stride[1], channel)}
+        for name, (batch, row, column, channel) in self._results().items():
+            steps[name] = (batch, row * self.phases.rows, column * self.phases.columns, channel)
         return {
             name: Axis(size, {pointer: at[index] for pointer, at in steps.items()})
             for index, (name, size) in enumerate(zip(IMAGE_AXES, self.interior, strict=True))
         }
 
-    def _image_steps(self) -> tuple[int, ...]:
-        batch, row, column, channel = strides(self.x)
-        return (batch, row * self.stride[0], column * self.stride[1], channel)
+    def phase_axes(self, panels_bytes: int) -> dict[str, Axis]:
+        """The axes ``above`` and ``beside`` over the phases. ``panels_bytes``: of the weights of one."""
+        phases, results = self.phases, self._results()
+        column = self.x[3] * F32_BYTES
+        above = {"x": phases.down * self.x[2] * column, "w": phases.columns * panels_bytes}
+        beside = {"x": phases.right * column, "w": panels_bytes}
+        return {
+            "above": Axis(phases.rows, {**above, **{name: at[1] for name, at in results.items()}}),
+            "beside": Axis(phases.columns, {**beside, **{name: at[2] for name, at in results.items()}}),
+        }
+
+    def _results(self) -> dict[str, tuple[int, ...]]:
+        """Bytes between neighbours of the result and of the extras."""
+        return {
+            "y": strides(self.result),
+            **dict(zip(self.extra_names, map(strides, self.extras), strict=True)),
+        }
 
 
 def window_of(node: Node) -> Window:
@@ -73,17 +90,20 @@ def window_of(node: Node) -> Window:
     op = node.op
     assert isinstance(op, Conv | Depthwise | WinogradConv)
     batch, height, width, channels = node.result.shape
+    phases = ONE_PHASE if isinstance(op, Depthwise) else op.phases
+    high, wide = (height - op.halo.height) // phases.rows, (width - op.halo.width) // phases.columns
     return Window(
         x=node.operands[0].shape,
         w=node.operands[1].shape,
         extras=tuple(one.shape for one in node.operands[2:]),
         extra_dtypes=tuple(one.dtype for one in node.operands[2:]),
         result=node.result.shape,
-        interior=(batch, height - op.halo.height, width - op.halo.width, channels),
+        interior=(batch, high, wide, channels),
         stride=op.stride,
         dilation=(1, 1) if isinstance(op, WinogradConv) else op.dilation,
         halo=op.halo,
         epilogue=op.epilogue if op.epilogue is not None else Arg(0),
+        phases=phases,
     )
 
 

@@ -55,11 +55,26 @@ class _Block:
     columns: int
     channels: int
     outputs: int
+    phases: int
 
     @property
     def points(self) -> tuple[tuple[Plane, ...], ...]:
         """In the order of m, each with its planes, in the order of u and v."""
         return planes(*self.schemes)
+
+    @property
+    def panels(self) -> int:
+        """Of the weights of a plane, for one phase."""
+        return -(-self.outputs // PANEL)
+
+    @property
+    def panel_bytes(self) -> int:
+        return self.channels * STEP_BYTES
+
+    @property
+    def plane_bytes(self) -> int:
+        """Of u, for all phases."""
+        return self.phases * self.panels * self.panel_bytes
 
     @property
     def planes(self) -> int:
@@ -79,7 +94,7 @@ class _Block:
 
     @property
     def m_tile(self) -> int:
-        return -(-self.outputs // PANEL) * STEP_BYTES
+        return self.panels * STEP_BYTES
 
     @property
     def v_point(self) -> int:
@@ -108,8 +123,8 @@ def winograd_kernel(node: Node) -> Kernel:
     f = Function(name, (*window.parameters, "workspace"), f"{node.op} of {window.x}")
     load_never(f)
     write_border(f, window.result, window.halo)
-    axes = window.axes()
-    order = (("batch", largest.images), ("row", largest.rows * schemes[0].tile))
+    axes = {**window.axes(), **window.phase_axes(largest.panels * largest.panel_bytes)}
+    order = (("above", 1), ("beside", 1), ("batch", largest.images), ("row", largest.rows * schemes[0].tile))
     nest(f, axes, order, lambda sizes: _block(f, window, schemes, axes, sizes))
     return f.kernel(scratch_bytes=largest.scratch_bytes + largest.nbytes)
 
@@ -122,10 +137,10 @@ def _largest(window: Window, schemes: tuple[Scheme, Scheme]) -> _Block:
     """The largest block that stays in the cache: whole images, or rows of tiles of one."""
     batch, height, width, outputs = window.interior
     rows, columns = schemes[0].tiles(height), schemes[1].tiles(width)
-    row = _Block(schemes, 1, 1, columns, window.x[3], outputs).nbytes
+    row = _Block(schemes, 1, 1, columns, window.x[3], outputs, window.phases.count).nbytes
     images = min(max(BLOCK_BYTES // (row * rows), 1), batch)
     high = min(max(BLOCK_BYTES // row, 1), rows)
-    return _Block(schemes, images, high, columns, window.x[3], outputs)
+    return _Block(schemes, images, high, columns, window.x[3], outputs, window.phases.count)
 
 
 def _block(
@@ -136,7 +151,8 @@ def _block(
     sizes: Mapping[str, int],
 ) -> None:
     rows, columns = schemes[0].tiles(sizes["row"]), schemes[1].tiles(sizes["column"])
-    block = _Block(schemes, sizes["batch"], rows, columns, window.x[3], window.interior[3])
+    channels, outputs = window.x[3], window.interior[3]
+    block = _Block(schemes, sizes["batch"], rows, columns, channels, outputs, window.phases.count)
     _set(f, "v", "workspace", block.scratch_bytes)
     _set(f, "m", "v", block.planes * block.v_point)
     _input(f, window, block)
@@ -232,12 +248,12 @@ def _products(f: Function, block: _Block) -> None:
     """m[point] = the sum of v[plane] @ u[plane] over its planes, for each point."""
     for name, base in (("v_at", "v"), ("m_at", "m"), ("u_at", "w")):
         f.set(name, get(base))
-    panel, panels = block.channels * STEP_BYTES, block.m_tile // STEP_BYTES
+    panel, panels = block.panel_bytes, block.panels
     for count, points in groupby(block.points, len):
         axes = {
             "point": Axis(
                 len(list(points)),
-                {"v_at": count * block.v_point, "m_at": block.m_point, "u_at": count * panels * panel},
+                {"v_at": count * block.v_point, "m_at": block.m_point, "u_at": count * block.plane_bytes},
             ),
             "panel": Axis(panels, {"m_at": STEP_BYTES, "u_at": panel}),
             "tile": Axis(block.tiles, {"v_at": block.v_tile, "m_at": block.m_tile}),
@@ -255,7 +271,7 @@ def _product(f: Function, block: _Block, count: int, sizes: Mapping[str, int]) -
     f.set("x_at", get("v_at"))
     f.set("w_at", get("u_at"))
     axes = {
-        "plane": Axis(count, {"x_at": block.v_point, "w_at": block.m_tile * block.channels}),
+        "plane": Axis(count, {"x_at": block.v_point, "w_at": block.plane_bytes}),
         "number": Axis(block.channels, {"x_at": F32_BYTES, "w_at": STEP_BYTES}),
     }
     with tile.sums() as done:

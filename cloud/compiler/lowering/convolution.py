@@ -70,7 +70,7 @@ def convolve(build: Builder, x: Value, w: Value, stride: Pair, dilation: Pair, g
     if groups == channels > 1:
         kernel = build.permute(build.reshape(w, (outputs, *w.shape[2:])), (1, 2, 0))
         return build(Depthwise(stride, dilation), _repeated(build, x, outputs // channels), kernel)
-    return build(Conv(outputs, stride, dilation, groups), x, _panels(build, w, groups))
+    return build(Conv(outputs, stride, dilation, groups), x, panels(build, w, groups))
 
 
 def padded(build: Builder, x: Value, border: Border, spread: Pair = (1, 1)) -> Value:
@@ -98,7 +98,7 @@ def from_image(build: Builder, x: Value, shape: Shape) -> Value:
     return build.reshape(build.permute(x, TO_NCHW), shape)
 
 
-def _panels(build: Builder, w: Value, groups: int) -> Value:
+def panels(build: Builder, w: Value, groups: int) -> Value:
     """Torch's weights in the layout of :class:`Conv`."""
     outputs, channels, height, width = w.shape
     lanes = outputs // groups
@@ -106,8 +106,8 @@ def _panels(build: Builder, w: Value, groups: int) -> Value:
     grouped = build.reshape(w, (groups, lanes, channels, height, width))
     if missing:
         grouped = build(Pad((0,) * 5, (0, missing, 0, 0, 0)), grouped)
-    panels = (lanes + missing) // PANEL
-    split = build.reshape(grouped, (groups * panels, PANEL, channels, height, width))
+    count = (lanes + missing) // PANEL
+    split = build.reshape(grouped, (groups * count, PANEL, channels, height, width))
     return build.permute(split, (0, 3, 4, 2, 1))
 
 

@@ -7,6 +7,7 @@ pass turns into a ``halo`` of whoever computes the image. Weights come in the la
 the lowering writes the permutations, which depend on parameters only and cost nothing at run time.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
 
@@ -82,11 +83,51 @@ class PadImage:
 
 
 @dataclass(frozen=True, slots=True)
+class Phases:
+    """Pixels of a result that take turns: pixel ``rows * i + a`` of a column belongs to phase a.
+
+    Each phase is a convolution of the same image with weights of its own; the windows of phase a begin
+    ``down * a`` rows and ``right * a`` columns farther on. That is what a transposed convolution does.
+    """
+
+    rows: int = 1
+    columns: int = 1
+    down: int = 0
+    right: int = 0
+
+    @property
+    def count(self) -> int:
+        """Phases of a pixel of the image."""
+        return self.rows * self.columns
+
+    def seen(self, x: Shape) -> Shape:
+        """What one phase sees of an image."""
+        down, right = self.down * (self.rows - 1), self.right * (self.columns - 1)
+        return (x[0], x[1] - down, x[2] - right, x[3])
+
+    def interleaved(self, one: Callable[[Array, int], Array], x: Array) -> Array:
+        """The result of all phases, where ``one`` computes that of an image and the index of a phase."""
+        _, high, wide, _ = self.seen(x.shape)
+        parts = []
+        for index in range(self.count):
+            top, left = index // self.columns * self.down, index % self.columns * self.right
+            parts.append(one(x[:, top : top + high, left : left + wide], index))
+        batch, height, width, channels = parts[0].shape
+        y = np.stack(parts, axis=3).reshape(batch, height, width, self.rows, self.columns, channels)
+        y = y.transpose(0, 1, 3, 2, 4, 5)
+        return y.reshape(batch, height * self.rows, width * self.columns, channels)
+
+
+ONE_PHASE = Phases()
+
+
+@dataclass(frozen=True, slots=True)
 class Conv:
     """``epilogue(x * w, extras...)``: x [B, H, W, C], w [G * P, kh, kw, C / G, 8] -> [B, OH, OW, outputs].
 
     w holds P panels of eight outputs for each of the G groups: output o of a group has its weights in panel
-    o // 8, lane o % 8; lanes beyond the group's outputs are never looked at.
+    o // 8, lane o % 8; lanes beyond the group's outputs are never looked at. With ``phases`` (and then one
+    group, and no stride) it holds P panels for each phase.
     ``epilogue``: Arg(0) is the convolution, Arg(1).. are the extras, each broadcast to [B, OH, OW, outputs].
     ``halo``: zeros written around the result.
     """
@@ -97,15 +138,17 @@ class Conv:
     groups: int = 1
     epilogue: Expr | None = None
     halo: Border = NO_BORDER
+    phases: Phases = ONE_PHASE
 
     def shape(self, *operands: Shape) -> Shape:
         """[B, OH, OW, outputs], halo included. Raises ValueError when the operands do not fit together."""
         x, w, *extras = operands
-        panels = self.groups * -(-self.outputs // self.groups // PANEL)
+        panels = self.groups * self.phases.count * -(-self.outputs // self.groups // PANEL)
         if len(w) != 5 or (w[0], w[3] * self.groups, w[4]) != (panels, x[-1], PANEL):
             raise ValueError(f"conv: {operands} do not fit together")
-        image = windowed(x, w[1:3], self.stride, self.dilation, self.outputs)
-        return self.halo.around(fitting(image, extras))
+        if self.phases != ONE_PHASE and (self.stride, self.groups) != ((1, 1), 1):
+            raise ValueError(f"conv: {self} has phases, and a stride or groups")
+        return self.halo.around(fitting(self._image(x, w), extras))
 
     def dtype(self, *operands: str) -> str:
         """Convolutions are of f32."""
@@ -113,21 +156,30 @@ class Conv:
 
     def flops(self, *operands: Shape) -> int:
         """A multiply-add counts as two; the epilogue and padded lanes count nothing."""
-        w = operands[1]
-        batch, height, width, _ = windowed(operands[0], w[1:3], self.stride, self.dilation, 1)
-        return 2 * batch * height * width * self.outputs * prod(w[1:4])
+        return 2 * prod(self._image(*operands[:2])) * prod(operands[1][1:4])
 
     def evaluate(self, *operands: Array) -> Array:
         """Windows times weights, then the epilogue."""
         x, w, *extras = operands
+        parts = np.split(w, self.phases.count)
+        y = self.phases.interleaved(lambda seen, index: self._windows(seen, parts[index]), x)
+        return finished(y, self.epilogue, extras, self.halo)
+
+    def _image(self, x: Shape, w: Shape) -> Shape:
+        """The result without its halo."""
+        seen, phases = self.phases.seen(x), self.phases
+        batch, height, width, outputs = windowed(seen, w[1:3], self.stride, self.dilation, self.outputs)
+        return (batch, height * phases.rows, width * phases.columns, outputs)
+
+    def _windows(self, x: Array, w: Array) -> Array:
+        """One phase."""
         kernel = w.shape[1:3]
         dense = np.moveaxis(w.reshape(self.groups, -1, *w.shape[1:]), -1, 2)  # [G, P, 8, kh, kw, C / G]
         dense = dense.reshape(self.groups, -1, *w.shape[1:4])[:, : self.outputs // self.groups]
         seen = windows(x, kernel, self.stride, self.dilation)
         seen = seen.reshape(*seen.shape[:3], self.groups, -1, *kernel)
-        y = np.einsum("bhwgcij,goijc->bhwgo", seen, dense, optimize=True)
-        y = y.reshape(*y.shape[:3], self.outputs)
-        return finished(y, self.epilogue, extras, self.halo)
+        y: Array = np.einsum("bhwgcij,goijc->bhwgo", seen, dense, optimize=True)
+        return y.reshape(*y.shape[:3], self.outputs)
 
 
 @dataclass(frozen=True, slots=True)

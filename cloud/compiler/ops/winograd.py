@@ -30,7 +30,16 @@ import numpy.typing as npt
 
 from cloud.compiler.expr import Expr
 from cloud.compiler.ir import Array, Shape
-from cloud.compiler.ops.image import NO_BORDER, PANEL, Border, convolved_dtype, finished, fitting
+from cloud.compiler.ops.image import (
+    NO_BORDER,
+    ONE_PHASE,
+    PANEL,
+    Border,
+    Phases,
+    convolved_dtype,
+    finished,
+    fitting,
+)
 
 Matrix: TypeAlias = npt.NDArray[np.float64]
 POINTS = (0.0, 1.0, -1.0, 2.0, -2.0, 0.5, -0.5)  # and infinity: small, in pairs, exact in binary
@@ -165,7 +174,7 @@ class WinogradConv:
     """``epilogue(x * w, extras...)``, with the weights as u [planes, P, C, 8], transformed.
 
     x [B, H, W, C] with whole tiles: H and W are at least what the schemes say for ``height`` and ``width`` of
-    the result; pixels that only results beyond these see may be anything finite. The rest as in
+    the result of a phase; pixels that only results beyond these see may be anything finite. The rest as in
     :class:`cloud.compiler.ops.image.Conv`.
     """
 
@@ -176,6 +185,7 @@ class WinogradConv:
     columns: Scheme
     epilogue: Expr | None = None
     halo: Border = NO_BORDER
+    phases: Phases = ONE_PHASE
 
     @property
     def stride(self) -> tuple[int, int]:
@@ -183,14 +193,16 @@ class WinogradConv:
         return self.rows.stride, self.columns.stride
 
     def shape(self, *operands: Shape) -> Shape:
-        """[B, height, width, outputs], halo included. Raises ValueError when the operands do not fit."""
+        """[B, OH, OW, outputs], halo included. Raises ValueError when the operands do not fit together."""
         x, u, *extras = operands
-        panels = -(-self.outputs // PANEL)
+        panels = self.phases.count * -(-self.outputs // PANEL)
         count = sum(map(len, planes(self.rows, self.columns)))
-        small = x[1] < self.rows.padded(self.height) or x[2] < self.columns.padded(self.width)
+        _, height, width, _ = self.phases.seen(x)
+        small = height < self.rows.padded(self.height) or width < self.columns.padded(self.width)
         if small or u != (count, panels, x[3], PANEL):
             raise ValueError(f"winograd: {operands} do not fit together")
-        return self.halo.around(fitting((x[0], self.height, self.width, self.outputs), extras))
+        size = self.height * self.phases.rows, self.width * self.phases.columns
+        return self.halo.around(fitting((x[0], *size, self.outputs), extras))
 
     def dtype(self, *operands: str) -> str:
         """Convolutions are of f32."""
@@ -200,11 +212,17 @@ class WinogradConv:
         """Of the convolution that this is, so that speeds can be compared."""
         batch, *_, channels = operands[0]
         taps = self.rows.taps * self.columns.taps
-        return 2 * taps * batch * self.height * self.width * channels * self.outputs
+        return 2 * taps * batch * self.phases.count * self.height * self.width * channels * self.outputs
 
     def evaluate(self, *operands: Array) -> Array:
         """Every tile by the formula."""
         x, u, *extras = operands
+        parts = np.split(u, self.phases.count, axis=1)
+        y = self.phases.interleaved(lambda seen, index: self._tiles(seen, parts[index]), x)
+        return finished(y, self.epilogue, extras, self.halo)
+
+    def _tiles(self, x: Array, u: Array) -> Array:
+        """One phase."""
         dense = np.moveaxis(u, 3, 2).reshape(len(u), -1, x.shape[3])[:, : self.outputs]  # [planes, O, C]
         seen, at, products = self._seen(x), 0, []
         for point in planes(self.rows, self.columns):
@@ -219,7 +237,7 @@ class WinogradConv:
             y = y + np.einsum("ij,btuo->btiujo", weights.astype(x.dtype), total)
         batch, high, _, wide, *_ = y.shape
         y = y.reshape(batch, high * self.rows.tile, wide * self.columns.tile, self.outputs)
-        return finished(y[:, : self.height, : self.width], self.epilogue, extras, self.halo)
+        return y[:, : self.height, : self.width]
 
     def _seen(self, x: Array) -> dict[Plane, Array]:
         """B' d of every plane: [B, tiles, tiles, C]."""

@@ -13,7 +13,7 @@ from cloud.compiler.ir import Graph, Node, Value
 from cloud.compiler.lowering.call import Builder
 from cloud.compiler.ops.contract import MatMul
 from cloud.compiler.ops.image import PANEL, Conv, Depthwise
-from cloud.compiler.ops.movement import Pad
+from cloud.compiler.ops.movement import Expand, Pad
 from cloud.compiler.ops.pointwise import Pointwise
 from cloud.compiler.passes.dead_code import remove_dead_code
 from cloud.compiler.plan import derived
@@ -108,11 +108,13 @@ class _Fold:
         if w.name not in self._early:
             return None
         match maker.op:
-            case Conv(outputs, groups=groups):
+            case Conv(outputs, groups=groups, phases=phases):
                 factor = build.reshape(scale, (groups, outputs // groups))
                 missing = -factor.shape[1] % PANEL
                 if missing:
                     factor = build(Pad((0, 0), (0, missing)), factor)
+                if phases.count > 1:
+                    factor = build(Expand((phases.count, factor.shape[1])), factor)
                 factor = build.reshape(factor, (w.shape[0], 1, 1, 1, PANEL))
             case MatMul(rows=True) if len(w.shape) == 2:
                 factor = build.reshape(scale, (w.shape[0], 1))

@@ -51,9 +51,9 @@ class _Walk:
 
     def _schemes(self, node: Node) -> tuple[Scheme, Scheme] | None:
         match node.op:
-            case Conv(outputs, stride, (1, 1), 1, _, halo):
-                batch, height, width, _ = node.result.shape
-                size, w = (height - halo.height, width - halo.width), node.operands[1]
+            case Conv(outputs, stride, (1, 1), 1):
+                batch, w = node.result.shape[0], node.operands[1]
+                size = _phase_size(node)
                 changing = w.name not in self._early
                 if changing and batch * prod(size) < PIXELS_MIN_CHANGING:
                     return None
@@ -78,9 +78,8 @@ class _Walk:
     def _replaced(self, node: Node, chosen: tuple[Scheme, Scheme]) -> Node:
         assert isinstance(node.op, Conv)
         x, w, *extras = node.operands
-        _, height, width, _ = node.result.shape
-        height, width = height - node.op.halo.height, width - node.op.halo.width
-        op = WinogradConv(node.op.outputs, height, width, *chosen, node.op.epilogue, node.op.halo)
+        size, phases = _phase_size(node), node.op.phases
+        op = WinogradConv(node.op.outputs, *size, *chosen, node.op.epilogue, node.op.halo, phases)
         image = self._whole_tiles(x, op)
         return replace(node, op=op, operands=(image, self._transformed(w, chosen), *extras))
 
@@ -95,7 +94,8 @@ class _Walk:
 
     def _whole_tiles(self, x: Value, op: WinogradConv) -> Value:
         """The image with zeros up to the end of its last tiles, written by whoever makes it if possible."""
-        bottom, right = op.rows.padded(op.height) - x.shape[1], op.columns.padded(op.width) - x.shape[2]
+        _, height, width, _ = op.phases.seen(x.shape)
+        bottom, right = op.rows.padded(op.height) - height, op.columns.padded(op.width) - width
         more = Border(bottom=max(bottom, 0), right=max(right, 0))
         if more == Border():
             return x
@@ -108,6 +108,13 @@ class _Walk:
                 self.build.nodes[at] = replace(maker, op=larger, result=result)
                 return result
         return self.build(PadImage(more), x)
+
+
+def _phase_size(node: Node) -> tuple[int, int]:
+    """Height and width of the result of one phase."""
+    assert isinstance(node.op, Conv)
+    (_, height, width, _), halo, phases = node.result.shape, node.op.halo, node.op.phases
+    return (height - halo.height) // phases.rows, (width - halo.width) // phases.columns
 
 
 def _border(maker: Node) -> Border:

@@ -10,7 +10,9 @@ from torch import nn
 from cloud.compiler.errors import UnsupportedOperator
 from cloud.compiler.expr import Arg, Fn, call
 from cloud.compiler.frontend import export
-from cloud.compiler.ops.image import PANEL, Border, Conv, Depthwise, PadImage
+from cloud.compiler.ops.image import PANEL, Border, Conv, Depthwise, PadImage, Phases
+from cloud.compiler.ops.movement import Permute, Reshape
+from cloud.compiler.plan import derived
 from tests.unit.cloud.compiler.graphs import agree, agree_op
 
 EPILOGUE = call(Fn.RELU, call(Fn.ADD, call(Fn.ADD, Arg(0), Arg(1)), Arg(2)))
@@ -108,6 +110,54 @@ def test_the_direct_kernel_computes_epilogue_and_halo(b, h, w, c, stride, kernel
     x, weights = numbers(b, h, w, c), numbers(-(-outputs // PANEL), *kernel, c, PANEL)
     image = Conv(outputs, stride).shape(x.shape, weights.shape)
     agree_op(op, x, weights, numbers(outputs), numbers(*image), tolerance=0)
+
+
+@given(
+    st.builds(Phases, *[st.integers(1, 2)] * 2, *[st.integers(0, 1)] * 2),
+    st.integers(1, 2),
+    st.tuples(*[st.integers(5, 8)] * 2),
+    st.integers(1, 9),
+    pairs,
+    borders,
+    st.integers(1, 20),
+)
+@settings(max_examples=40, deadline=None, derandomize=True)
+def test_the_direct_kernel_computes_phases_with_epilogue_and_halo(phases, b, size, c, kernel, halo, outputs):
+    op = Conv(outputs, epilogue=EPILOGUE, halo=halo, phases=phases)
+    x, weights = numbers(b, *size, c), numbers(phases.count * -(-outputs // PANEL), *kernel, c, PANEL)
+    image = Conv(outputs, phases=phases).shape(x.shape, weights.shape)
+    agree_op(op, x, weights, numbers(outputs), numbers(*image), tolerance=0)
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (nn.ConvTranspose2d(5, 8, 4, 2, 1), (2, 5, 6, 7)),
+        (nn.ConvTranspose2d(5, 12, 3, 2, 1, output_padding=1), (1, 5, 6, 7)),
+        (nn.ConvTranspose2d(4, 8, 2, 2), (1, 4, 5, 5)),
+        (nn.ConvTranspose2d(4, 8, (4, 5), (2, 1), (2, 1)), (1, 4, 6, 7)),
+        (nn.ConvTranspose1d(6, 8, 4, 2, 1), (2, 6, 9)),
+    ],
+)
+def test_a_transposed_convolution_of_stride_2_is_one_operation(layer, shape):
+    """Nothing is interleaved; its norm, its activation and the next one's border are done as it stores."""
+    dimensions = len(shape) - 2
+    norm = (nn.BatchNorm1d, nn.BatchNorm2d)[dimensions - 1](layer.out_channels)
+    torch.nn.init.uniform_(norm.running_mean, -1, 1)
+    after = (nn.Conv1d, nn.Conv2d)[dimensions - 1](layer.out_channels, 3, 3, padding=1)
+    graph = agree(nn.Sequential(layer, norm, nn.ReLU(), after), torch.randn(shape), tolerance=2e-6)
+    early = derived(graph)
+    late = [node.op for node in graph.nodes if node.result.name not in early]
+    kinds = {type(one) for one in late}
+    assert kinds <= {Conv, PadImage, Permute, Reshape}, kinds
+    first, second = (one for one in late if isinstance(one, Conv))
+    assert (first.phases.count > 1, second.phases.count) == (True, 1)
+    assert first.halo != Border()
+
+
+def test_a_convolution_has_phases_or_a_stride():
+    with pytest.raises(ValueError, match="phases"):
+        Conv(8, (2, 2), phases=Phases(2, 2)).shape((1, 8, 8, 3), (4, 3, 3, 3, PANEL))
 
 
 @given(

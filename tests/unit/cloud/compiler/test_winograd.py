@@ -13,7 +13,7 @@ from cloud.compiler.backend import build_module
 from cloud.compiler.expr import Arg, Fn, call
 from cloud.compiler.frontend import export
 from cloud.compiler.ir import Graph
-from cloud.compiler.ops.image import PANEL, Border, Conv
+from cloud.compiler.ops.image import ONE_PHASE, PANEL, Border, Conv, Phases
 from cloud.compiler.ops.winograd import ALONE, Scheme, WinogradConv, kernel_matrix, output_matrix, pieces
 from cloud.compiler.passes import optimise
 from cloud.compiler.passes.winograd import use_winograd
@@ -26,6 +26,7 @@ SCHEMES = [
     *(Scheme(tile, taps, 2) for taps in (2, 3, 5, 7) for tile in (2, 4)),
     Scheme(2, 3, enclosed=True),
 ]
+PHASES = st.builds(Phases, *[st.integers(1, 2)] * 2, *[st.integers(0, 1)] * 2)
 EPILOGUE = call(Fn.RELU, call(Fn.ADD, call(Fn.ADD, Arg(0), Arg(1)), Arg(2)))
 
 
@@ -52,9 +53,14 @@ def transformed(w: np.ndarray, op: WinogradConv) -> np.ndarray:
     return (kernel_matrix(op.rows, op.columns) @ taps).reshape(-1, w.shape[0], *w.shape[3:])
 
 
+def unmoved(schemes: tuple[Scheme, Scheme]) -> bool:
+    """Whether a convolution may have phases: without a stride, and not of an image between zeros."""
+    return all(one.stride == 1 and not one.enclosed for one in schemes)
+
+
 def image(op: WinogradConv, batch: int, channels: int, rng: np.random.Generator) -> np.ndarray:
     """As an operation wants it; between zeros where its schemes say so."""
-    sizes = op.rows.padded(op.height), op.columns.padded(op.width)
+    sizes = op.rows.padded(op.height) + op.phases.down, op.columns.padded(op.width) + op.phases.right
     x = rng.normal(size=(batch, *sizes, channels))
     if op.rows.enclosed:
         x[:, [0, -1]] = 0
@@ -66,10 +72,13 @@ def image(op: WinogradConv, batch: int, channels: int, rng: np.random.Generator)
 def direct(op: WinogradConv, x: np.ndarray, w: np.ndarray, *extras: np.ndarray) -> np.ndarray:
     """The convolution that it is, without its halo."""
     seen = [
-        scheme.stride * (size - 1) + scheme.taps
-        for scheme, size in ((op.rows, op.height), (op.columns, op.width))
+        scheme.stride * (size - 1) + scheme.taps + shift
+        for scheme, size, shift in (
+            (op.rows, op.height, op.phases.down * (op.phases.rows - 1)),
+            (op.columns, op.width, op.phases.right * (op.phases.columns - 1)),
+        )
     ]
-    conv = Conv(op.outputs, op.stride, epilogue=op.epilogue)
+    conv = Conv(op.outputs, op.stride, epilogue=op.epilogue, phases=op.phases)
     return conv.evaluate(x[:, : seen[0], : seen[1]], w, *extras)
 
 
@@ -105,15 +114,17 @@ def test_the_matrices_of_the_paper():
 def test_any_scheme_and_size_of_image_with_epilogue_and_halo(schemes, batch, size, channels, outputs, data):
     height, width = (2 if one.enclosed else wanted for one, wanted in zip(schemes, size, strict=True))
     halo = data.draw(st.builds(Border, *[st.integers(0, 2)] * 4))
-    op = WinogradConv(outputs, height, width, *schemes, EPILOGUE, halo)
+    phases = data.draw(PHASES) if unmoved(schemes) else ONE_PHASE
+    op = WinogradConv(outputs, height, width, *schemes, EPILOGUE, halo, phases)
     rng = np.random.default_rng(height * 100 + width)
     x = image(op, batch, channels, rng).astype(np.float32)
     taps = (op.rows.taps, op.columns.taps)
-    w = rng.normal(size=(-(-outputs // PANEL), *taps, channels, PANEL)).astype(np.float32)
-    extras = rng.normal(size=outputs), rng.normal(size=(batch, height, width, outputs))
+    w = rng.normal(size=(phases.count * -(-outputs // PANEL), *taps, channels, PANEL)).astype(np.float32)
+    high, wide = height * phases.rows, width * phases.columns
+    extras = rng.normal(size=outputs), rng.normal(size=(batch, high, wide, outputs))
     few = tuple(one.astype(np.float32) for one in extras)
     got = agree_op(op, x, transformed(w, op).astype(np.float32), *few, tolerance=BOUND)
-    inner = got[:, halo.top : halo.top + height, halo.left : halo.left + width]
+    inner = got[:, halo.top : halo.top + high, halo.left : halo.left + wide]
     exact = direct(op, x.astype(np.float64), w.astype(np.float64), *(one.astype(np.float64) for one in few))
     close(np.ascontiguousarray(inner), exact, BOUND, "winograd and direct")
 
@@ -150,6 +161,8 @@ def test_borders_up_to_whole_tiles_are_written_by_whoever_makes_the_image():
         (nn.Conv2d(64, 64, 3, padding=1), (1, 64, 2, 8), (Scheme(2, 3, 1, True), Scheme(4, 3))),
         (nn.Conv2d(64, 64, 3, padding=1), (1, 64, 2, 2), (Scheme(2, 3, 1, True),) * 2),
         (nn.Conv2d(256, 256, 3, padding=1), (1, 256, 4, 4), (Scheme(2, 3),) * 2),
+        (nn.ConvTranspose2d(32, 16, 4, 2, 1), (1, 32, 8, 8), (Scheme(4, 2),) * 2),
+        (nn.ConvTranspose1d(64, 64, 4, 2, 1), (4, 64, 32), (ALONE, Scheme(4, 2))),
     ],
 )
 def test_each_convolution_has_the_scheme_that_suits_it(layer, shape, schemes):
