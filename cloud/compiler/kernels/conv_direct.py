@@ -17,7 +17,7 @@ from itertools import pairwise
 from math import prod
 
 from cloud.compiler.ir import Node
-from cloud.compiler.kernels.loops import Axis, move, nest
+from cloud.compiler.kernels.loops import Axis, even_block, move, nest
 from cloud.compiler.kernels.panels import STEP_BYTES, UNROLL, PanelTile, load_never, tile_width
 from cloud.compiler.kernels.vector import LANES
 from cloud.compiler.kernels.windows import (
@@ -138,19 +138,8 @@ def _block(window: Window, row: Axis, column: Axis, width: int) -> tuple[int, in
     if row.size == 1:
         tiles = -(-column.size // width)
         wanted = round(nbytes / max(column.steps["x"], 1) / width)
-        return 1, min(_divisor(tiles, max(wanted, 1)) * width, column.size)
-    return _divisor(row.size, max(nbytes // row.steps["x"], 1)), ALL
-
-
-def _divisor(size: int, wanted: int) -> int:
-    """The largest divisor up to ``wanted``: no odd block, no second copy of the code.
-
-    If it is small, everything where that is not much more, else what was wanted.
-    """
-    found = max(one for one in range(1, min(size, wanted) + 1) if size % one == 0)
-    if 2 * found >= min(size, wanted):
-        return found
-    return size if 2 * size <= 3 * wanted else wanted
+        return 1, min(even_block(tiles, max(wanted, 1)) * width, column.size)
+    return even_block(row.size, max(nbytes // row.steps["x"], 1)), ALL
 
 
 def _tile(

@@ -44,6 +44,17 @@ def move(f: Function, steps: Steps) -> None:
             f.advance(pointer, nbytes)
 
 
+def even_block(size: int, wanted: int) -> int:
+    """The largest divisor up to ``wanted``: no odd block, no second copy of the code.
+
+    If it is small, everything where that is not much more, else what was wanted.
+    """
+    found = max(one for one in range(1, min(size, wanted) + 1) if size % one == 0)
+    if 2 * found >= min(size, wanted):
+        return found
+    return size if 2 * size <= 3 * wanted else wanted
+
+
 def _nest(
     f: Function,
     axes: Mapping[str, Axis],

@@ -21,7 +21,7 @@ from typing import TypeAlias
 
 from cloud.compiler.ir import Node
 from cloud.compiler.kernels.combine import combined
-from cloud.compiler.kernels.loops import Axis, move, nest
+from cloud.compiler.kernels.loops import Axis, even_block, move, nest
 from cloud.compiler.kernels.panels import STEP_BYTES, PanelTile, load_never, tile_width
 from cloud.compiler.kernels.vector import LANES, VECTOR_BYTES, load, store
 from cloud.compiler.kernels.windows import F32_BYTES, Window, finish, window_of, write_border
@@ -138,8 +138,9 @@ def _largest(window: Window, schemes: tuple[Scheme, Scheme]) -> _Block:
     batch, height, width, outputs = window.interior
     rows, columns = schemes[0].tiles(height), schemes[1].tiles(width)
     row = _Block(schemes, 1, 1, columns, window.x[3], outputs, window.phases.count).nbytes
-    images = min(max(BLOCK_BYTES // (row * rows), 1), batch)
-    high = min(max(BLOCK_BYTES // row, 1), rows)
+    images = even_block(batch, max(BLOCK_BYTES // (row * rows), 1))
+    blocks = -(-rows // max(BLOCK_BYTES // row, 1))
+    high = -(-rows // blocks)
     return _Block(schemes, images, high, columns, window.x[3], outputs, window.phases.count)
 
 
