@@ -1,6 +1,7 @@
 """Runs a compiled train step in wasmtime, in this process: to check it, and to train on this side."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,18 @@ from shared.package import Package
 from shared.parameters import F32Array, decode_parameters
 
 AnyArray = npt.NDArray[Any]
-_Bound = tuple[Callable[[], object], dict[str, AnyArray], list[AnyArray]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Bound:
+    """A function of the module and the views of what it reads and makes. ``lr``: of the train step."""
+
+    call: Callable[[], object]
+    x: AnyArray
+    y: AnyArray
+    mask: AnyArray
+    lr: AnyArray
+    outputs: list[AnyArray]
 
 
 class Trainer:
@@ -35,6 +47,7 @@ class Trainer:
         self._bytes = np.ctypeslib.as_array(memory.get_buffer_ptr(store))
         self._parameters = {one.name: self._view(one) for one in abi.parameters.tensors}
         self._functions = {one.name: self._bound(one) for one in abi.functions}
+        self._masked = ("", 0)  # the function and the items that the mask in memory is for
         self.set_parameters(decode_parameters(package.parameters))
 
     def step(self, x: npt.ArrayLike, y: npt.ArrayLike, lr: float) -> float:
@@ -57,25 +70,33 @@ class Trainer:
             view[...] = tensors[name]
 
     def _call(self, name: str, x: npt.ArrayLike, y: npt.ArrayLike, lr: float | None) -> list[AnyArray]:
-        call, inputs, outputs = self._functions[name]
+        function = self._functions[name]
         items = len(np.asarray(x))
         if not 0 < items <= self.batch_size:
             raise ValueError(f"{items} items; a batch is 1 to {self.batch_size}")
-        for view, given in ((inputs["x"], x), (inputs["y"], y)):
-            view[:items] = given
-            view[items:] = 0
-        inputs["mask"][:items] = 1
-        inputs["mask"][items:] = 0
+        if items == self.batch_size:
+            function.x[...] = x
+            function.y[...] = y
+        else:
+            for view, given in ((function.x, x), (function.y, y)):
+                view[:items] = given
+                view[items:] = 0
+        if self._masked != (name, items):  # the functions' inputs share their bytes
+            function.mask[:items] = 1
+            function.mask[items:] = 0
+            self._masked = name, items
         if lr is not None:
-            inputs["lr"][...] = lr
-        call()
-        return outputs
+            function.lr[...] = lr
+        function.call()
+        return function.outputs
 
     def _bound(self, function: Function) -> _Bound:
         exported = self._exports[function.name]
         assert isinstance(exported, wasmtime.Func)
-        inputs = {one.name: self._view(one) for one in function.inputs}
-        return bind(self._store, exported), inputs, [self._view(one) for one in function.outputs]
+        given = {one.name: self._view(one) for one in function.inputs}
+        outputs = [self._view(one) for one in function.outputs]
+        lr = given.get("lr", np.zeros((), np.float32))
+        return _Bound(bind(self._store, exported), given["x"], given["y"], given["mask"], lr, outputs)
 
     def _view(self, tensor: Tensor) -> AnyArray:
         flat = self._bytes[tensor.offset : tensor.offset + tensor.nbytes].view(NUMPY[tensor.dtype])

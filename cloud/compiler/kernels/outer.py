@@ -17,8 +17,9 @@ which is never left early: what the tile reads behind it is the merge of the vec
 and that merge is the single reader. The first load of a row of steps stands outside, for it leaves the
 address at hand.
 
-Where many rows want the same columns, a *panel* of w is copied first, [K, 16] without gaps: rows of w that
-lie a power of two apart would share few sets of the cache, and w [N, K] would be gathered for each tile.
+Where many rows want the same columns, a *panel* of w is copied first, [K, 16] without gaps, if w is larger
+than what a second-level cache holds surely (rows of it that lie a power of two apart share few sets), or if
+it is [N, K], and would be gathered for each tile.
 """
 
 from cloud.compiler.kernels.product import F32_BYTES, Places, Product, Strides, finish, with_strides
@@ -29,7 +30,7 @@ ROWS, COLUMNS = 2, 16
 UNROLL = 8
 STRAIGHT_MAX = 32
 PANEL_ROWS_MIN = 16
-CACHED_BYTES = 16384
+CACHED_BYTES = 1 << 18
 
 
 def outer_tile(f: Function, product: Product, at: Places, height: int, width: int) -> None:
