@@ -58,6 +58,7 @@ ERF_IS_ONE_FROM = 4.0
 # (atan(t) - t) / t^3 in t^2 for |t| <= tan(pi / 8): S. Moshier's Cephes, atanf.c.
 ATAN = (8.05374449538e-2, -1.38776856032e-1, 1.99777106478e-1, -3.33329491539e-1)
 TAN_PI_8, TAN_3_PI_8 = 0.4142135623730950, 2.414213562373095
+GATE_EXPONENT = 40  # 1 / (1 + 2^40) is nothing beside one, and three such factors are finite
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,28 +185,31 @@ def share(hold: Holder, x: str) -> str:
     return mul(rest, scale)
 
 
-def gate(hold: Holder, x: str) -> str:
-    """The sigmoid of what opens and closes a cell's gate: as in :func:`share`, errors are 2e-7 of one."""
-    x = hold(_between(mul(x, splat(-LOG2_E)), -126, 127))
-    scale, rest = _power_of_two(hold, x)
-    return f"(f32x4.div {splat(1)} {add(mul(rest, scale), splat(1))})"
+def gate_powers(f: Function, gates: Mapping[str, Fn]) -> None:
+    """Each local named: x -> e^-x for a sigmoid, e^-2x - 1 for tanh. Errors, in what the functions make of
+    it, are 2e-7 of one; in tanh near 0 they are those of :func:`tanh`.
 
-
-def gate_tanh(hold: Holder, x: str) -> str:
-    """tanh of a cell: -e / (e + 2) with e = 2^(-2 x log2(e)) - 1, for either sign of x.
-
-    Near 0 errors are those of :func:`tanh`, elsewhere 2e-7 of one.
+    In stages of several chains side by side. Local never is 0.
     """
-    shifted, f = _split(hold, hold(_between(mul(x, splat(-2 * LOG2_E)), -60, 60)))
-    scale, square = hold(_scale(shifted)), hold(mul(f, f))
-    sixth, fifth, fourth, third, second = (
-        one * LN2**power for one, power in zip(EXP, range(6, 1, -1), strict=True)
-    )
-    upper = add(mul(square, splat(sixth)), add(mul(f, splat(fifth)), splat(fourth)))
-    lower = add(mul(f, splat(third)), splat(second))
-    less_one = add(mul(square, add(mul(square, upper), lower)), mul(f, splat(LN2)))
-    e = hold(add(mul(scale, less_one), sub(scale, splat(1))))
-    return f"(f32x4.div {e} {sub(splat(-2), e)})"
+    hold, bias = Holder(f), splat(ROUNDER + 127)
+    with f.block() as done:
+        for name, fn in gates.items():
+            factor = splat(-2 * LOG2_E if fn is Fn.TANH else -LOG2_E)
+            f.set(name, _between(mul(get(name), factor), -GATE_EXPONENT, GATE_EXPONENT), "v128")
+            f.set(f"{name}_n", add(get(name), bias), "v128")
+            f.set(name, sub(get(name), sub(get(f"{name}_n"), bias)), "v128")
+        f.emit(f"(br_if ${done} {get('never')})")
+        for name, fn in gates.items():
+            power = _less_one if fn is Fn.TANH else _fraction
+            f.set(name, power(hold, get(name)), "v128")
+        f.emit(f"(br_if ${done} {get('never')})")
+        for name, fn in gates.items():
+            scale = _scale(get(f"{name}_n"))
+            if fn is Fn.TANH:
+                scale = hold(scale)
+                f.set(name, add(mul(get(name), scale), sub(scale, splat(1))), "v128")
+            else:
+                f.set(name, mul(get(name), scale), "v128")
 
 
 def _between(x: str, least: float, most: float) -> str:
@@ -221,12 +225,28 @@ def _split(hold: Holder, x: str) -> tuple[str, str]:
 def _power_of_two(hold: Holder, x: str) -> tuple[str, str]:
     """2^n and 2^f, whose product is 2^x."""
     shifted, f = _split(hold, x)
+    return _scale(shifted), _fraction(hold, f)
+
+
+def _fraction(hold: Holder, f: str) -> str:
+    """2^f for |f| <= 1/2."""
     square = hold(mul(f, f))
     fifth, fourth, third, second, first = EXP2
     upper = add(
         mul(square, add(mul(f, splat(fifth)), splat(fourth))), add(mul(f, splat(third)), splat(second))
     )
-    return _scale(shifted), add(mul(square, upper), add(mul(f, splat(first)), splat(1)))
+    return add(mul(square, upper), add(mul(f, splat(first)), splat(1)))
+
+
+def _less_one(hold: Holder, f: str) -> str:
+    """2^f - 1 for |f| <= 1/2, to the last bits near 0, too."""
+    square = hold(mul(f, f))
+    sixth, fifth, fourth, third, second = (
+        one * LN2**power for one, power in zip(EXP, range(6, 1, -1), strict=True)
+    )
+    upper = add(mul(square, splat(sixth)), add(mul(f, splat(fifth)), splat(fourth)))
+    lower = add(mul(f, splat(third)), splat(second))
+    return add(mul(square, add(mul(square, upper), lower)), mul(f, splat(LN2)))
 
 
 def erf(hold: Holder, x: str) -> str:

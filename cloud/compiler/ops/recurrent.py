@@ -19,6 +19,7 @@ import numpy as np
 
 from cloud.compiler.expr import Arg, Expr, Fn, call, evaluate, substitute
 from cloud.compiler.ir import Array, Shape
+from cloud.compiler.ops.contract import Skewed, straightened
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,21 +95,23 @@ class Recurrent:
     Operands: projected [T, B, G*H] (x @ w_ih.T + b_ih of every step), w_hh [G*H, H], b_hh [G*H], h [B, H]
     and, in an LSTM, c [B, H]. Result [T*B, H]: h after each step, in the order of ``projected``; in an LSTM B
     more rows follow, the last c. ``batch_first``: projected is [B, T, G*H]. ``reverse``: from the last step
-    to the first.
+    to the first. ``skewed``: w_hh is what :class:`Skewed` makes of it.
     """
 
     cell: str
     batch_first: bool = False
     reverse: bool = False
+    skewed: bool = False
 
     def shape(self, *operands: Shape) -> Shape:
         """Rows of H. Raises ValueError when the operands do not fit together."""
         cell = CELLS[self.cell]
         projected, w, bias, *states = operands
         batch = projected[0] if self.batch_first else projected[1]
-        hidden = w[-1]
+        hidden = w[1]
         width = cell.gates * hidden
-        wanted = [(width, hidden), (width,), *[(batch, hidden)] * cell.states]
+        weights = Skewed().shape((width, hidden)) if self.skewed else (width, hidden)
+        wanted = [weights, (width,), *[(batch, hidden)] * cell.states]
         if len(projected) != 3 or projected[2] != width or [w, bias, *states] != wanted:
             raise ValueError(f"{self.cell}: {operands} do not fit together")
         return (prod(projected[:2]) + batch * (cell.states - 1), hidden)
@@ -122,6 +125,7 @@ class Recurrent:
     def evaluate(self, *operands: Array) -> Array:
         """One step after the other."""
         projected, w, bias, *states = operands
+        w = straightened(w, len(bias)) if self.skewed else w
         steps = np.swapaxes(projected, 0, 1) if self.batch_first else projected
         shown = np.empty((*steps.shape[:2], w.shape[1]), projected.dtype)
         order = range(len(steps))
@@ -133,8 +137,8 @@ class Recurrent:
 
     def flops(self, *operands: Shape) -> int:
         """Of the products in the loop; the gates' functions are few beside them."""
-        projected, w, *_ = operands
-        return 2 * prod(projected[:2]) * prod(w)
+        projected, w, bias, *_ = operands
+        return 2 * prod(projected[:2]) * prod(bias) * w[1]
 
 
 def _step(cell: Cell, x: Array, memory: Array, states: list[Array]) -> Iterator[Array]:

@@ -2,6 +2,7 @@
 
     matmul(x, w [N, K])     becomes     w ─> permute ─> matmul(rows=False)     K up to 12; 24 for N below 32
                                         w ─> skewed ─> matmul(skewed=N)        K up to 2048 and N from 32 on
+    recurrent(x, w, ...)                w ─> skewed ─> recurrent(skewed)       likewise
 
 Along a short depth the tile of :mod:`cloud.compiler.kernels.dot` spends its time on adding up lanes; with
 columns side by side there is nothing to add up. Measured at 32 x 64: 1.9 times faster for K = 4, 1.3 for 16,
@@ -17,6 +18,7 @@ from dataclasses import replace
 from cloud.compiler.ir import Graph, Node, Value
 from cloud.compiler.ops.contract import MatMul, Skewed
 from cloud.compiler.ops.movement import Permute
+from cloud.compiler.ops.recurrent import Recurrent
 from cloud.compiler.passes.strides import whole_steps
 from cloud.compiler.plan import derived
 
@@ -34,7 +36,10 @@ def lay_out_weights(graph: Graph) -> Graph:
     lasting |= {one.value.name for one in graph.constants} | derived(graph)
     nodes: list[Node] = []
     for node in graph.nodes:
-        if not _has_weights(node, lasting):
+        if isinstance(node.op, Recurrent):
+            w = node.operands[1]
+            nodes += _askew(node) if w.name in lasting and _suits_askew(w) else [node]
+        elif not _has_weights(node, lasting):
             nodes.append(node)
         elif _gains_askew(node):
             nodes += _askew(node)
@@ -57,6 +62,10 @@ def _gains_askew(node: Node) -> bool:
     steps = node.op.x_view.steps if node.op.x_view is not None else whole_steps(x)
     if steps[-1] != 1 or node.op.transposed:
         return False
+    return _suits_askew(w)
+
+
+def _suits_askew(w: Value) -> bool:
     return w.shape[0] >= SKEWED_COLUMNS_MIN and SKEWED_DEPTH_MIN <= w.shape[1] <= SKEWED_DEPTH_MAX
 
 
@@ -69,9 +78,12 @@ def _by_columns(node: Node) -> list[Node]:
 
 
 def _askew(node: Node) -> list[Node]:
-    assert isinstance(node.op, MatMul)
-    x, w, *extras = node.operands
+    x, w, *others = node.operands
     panels = Value(f"{node.result.name}/skewed", Skewed().shape(w.shape))
     layout = Node(panels, Skewed(), (w,), node.source)
-    op = replace(node.op, skewed=w.shape[0])
-    return [layout, replace(node, op=op, operands=(x, panels, *extras))]
+    if isinstance(node.op, Recurrent):
+        op: MatMul | Recurrent = replace(node.op, skewed=True)
+    else:
+        assert isinstance(node.op, MatMul)
+        op = replace(node.op, skewed=w.shape[0])
+    return [layout, replace(node, op=op, operands=(x, panels, *others))]
