@@ -45,7 +45,8 @@ class Product:
 
     ``operands``: by name, in the order of the kernel's parameters: x, w, e0, e1, ..., y. ``dtypes``: of the
     extras. ``offsets``: bytes from an operand's address to its first number, where that is not zero.
-    ``skewed``: w is laid out askew; its column stride is true of whole panels.
+    ``skewed``: w is laid out askew; its column stride is true of whole panels. ``often``: a run computes it
+    again and again, so that its code stays in the cache and may be longer.
     """
 
     batch: Shape
@@ -57,6 +58,7 @@ class Product:
     dtypes: tuple[str, ...]
     offsets: tuple[tuple[str, int], ...] = ()
     skewed: bool = False
+    often: bool = False
 
     def __getitem__(self, operand: str) -> Strides:
         return dict(self.operands)[operand]

@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 from cloud.compiler.expr import Arg, Fn, call
 from cloud.compiler.ir import Node, Value
 from cloud.compiler.kernels.cells import write_cells
-from cloud.compiler.kernels.contract import EMITTERS as PRODUCTS
+from cloud.compiler.kernels.contract import product_kernel
+from cloud.compiler.kernels.product import product_of
 from cloud.compiler.ops.contract import MatMul, Skewed
 from cloud.compiler.ops.recurrent import CELLS, Cell, Recurrent
 from cloud.compiler.plan import aligned
@@ -106,9 +107,8 @@ def _product(layer: _Layer) -> Kernel:
         Value("b", (width,)),
     )
     op = replace(_BIASED, skewed=width if layer.skewed else 0)
-    kernel = PRODUCTS[MatMul](Node(Value("z", (layer.rows, width)), op, operands))
-    assert kernel is not None
-    return kernel
+    product = product_of(Node(Value("z", (layer.rows, width)), op, operands))
+    return product_kernel(replace(product, often=True))
 
 
 def _cells(layer: _Layer) -> Kernel:

@@ -114,7 +114,9 @@ def _depth(tile: _Tile) -> None:
     """All steps: turns of the loop, what is left of them, and those round the corner."""
     f, steps = tile.f, tile.product.depth - ROUND_THE_CORNER
     turns, turn, rest = _divided(steps)
-    stretches = (turns - 1) // STRETCH_TURNS if turns > 2 * STRETCH_TURNS else 0
+    stretches, stretch = (turns - 1) // STRETCH_TURNS if turns > 2 * STRETCH_TURNS else 0, STRETCH_TURNS
+    if tile.height == 1 and not tile.product.often:  # a lone run reads the code from memory: half of it
+        turns, turn, stretch = 2 * turns, turn // 2, 2 * stretch
     with f.block() as done:
         x, w = ("x_k", "w_k") if turns else (tile.at["x"], tile.at["w"])
         if turns:
@@ -124,10 +126,10 @@ def _depth(tile: _Tile) -> None:
             tile.each("total", lambda place: get(_local("sum", place)))
             with f.loop(stretches):
                 tile.each("sum", lambda _: ZERO)
-                _turns(tile, done, STRETCH_TURNS, turn)
+                _turns(tile, done, stretch, turn)
                 tile.each("total", _grown)
             tile.each("sum", lambda _: ZERO)
-        _turns(tile, done, turns - stretches * STRETCH_TURNS, turn)
+        _turns(tile, done, turns - stretches * stretch, turn)
         for index in range(rest):
             tile.step(done, _straight(tile, x, index), w, index)
         for index in range(ROUND_THE_CORNER):
@@ -137,14 +139,15 @@ def _depth(tile: _Tile) -> None:
 
 
 def _divided(steps: int) -> tuple[int, int, int]:
-    """Turns of the loop, steps of a turn, and what is left: no loop at all, or few long turns.
+    """Turns of the loop, steps of a turn (an even number), and what is left: no loop, or few long turns.
 
     At the end of a turn of a device's module the deadline is looked at, and all sums are put aside meanwhile.
     """
     turns = -(-steps // STRAIGHT_MAX)
     if turns == 1:
         return 0, 0, steps
-    return turns, steps // turns, steps % turns
+    turn = steps // turns // 2 * 2
+    return turns, turn, steps - turns * turn
 
 
 def _turns(tile: _Tile, done: str, count: int, turn: int) -> None:

@@ -10,7 +10,9 @@ from torch import nn
 from cloud.compiler import UnsupportedOperator
 from cloud.compiler.frontend import export
 from cloud.compiler.ir import Value
+from cloud.compiler.kernels.vector import LANES
 from cloud.compiler.lowering import AtenCall, Builder, lower
+from cloud.compiler.ops.contract import Skewed
 from cloud.compiler.ops.recurrent import CELLS, Recurrent
 from tests.unit.cloud.compiler.graphs import agree, agree_op
 
@@ -67,8 +69,12 @@ def test_a_loop_means_what_its_kernel_computes(data):
     width = CELLS[kind].gates * hidden
     x = numbers(rows, steps, width) if batch_first else numbers(steps, rows, width)
     states = [numbers(rows, hidden) for _ in range(CELLS[kind].states)]
-    op = Recurrent(kind, batch_first, reverse)
-    agree_op(op, x, numbers(width, hidden) / 4, numbers(width), *states, tolerance=2e-6)
+    w, others = numbers(width, hidden) / 4, (numbers(width), *states)
+    plain = agree_op(Recurrent(kind, batch_first, reverse), x, w, *others, tolerance=2e-6)
+    if hidden >= LANES:
+        panels = Skewed().evaluate(w)
+        askew = Recurrent(kind, batch_first, reverse, skewed=True)
+        assert agree_op(askew, x, panels, *others, tolerance=2e-6) == pytest.approx(plain, abs=1e-5)
 
 
 @settings(max_examples=6, deadline=None)
@@ -109,10 +115,21 @@ def test_dropout_between_layers_vanishes():
     agree(Everything(layer_of("gru", 3, 4, 2, dropout=0.5)), torch.randn(3, 2, 3), tolerance=2e-6)
 
 
-def test_saturated_gates_stay_finite():
+@pytest.mark.parametrize("kind", ["lstm", "gru"])
+def test_saturated_gates_stay_finite(kind):
     """A sigmoid of 300 is 1 and its exponential does not overflow into NaN."""
+    agree(Everything(layer_of(kind, 2, 5)), 1e3 * torch.randn(6, 2, 2), tolerance=2e-6)
+
+
+def test_the_memory_of_an_lstm_may_be_large_and_its_weak_signals_keep_their_digits():
     layer = layer_of("lstm", 2, 5)
-    agree(Everything(layer), 1e3 * torch.randn(6, 2, 2), tolerance=2e-6)
+    h, c = torch.zeros(1, 2, 5), torch.full((1, 2, 5), 1e9)
+    agree(Everything(layer), torch.randn(6, 2, 2), h, c, tolerance=2e-6)
+    op = Recurrent("lstm")
+    weak = np.zeros((3, 2, 20), np.float32)
+    weak[..., 10:15] = 1e-6 * np.arange(1, 6, dtype=np.float32)
+    zeros = np.zeros((2, 5), np.float32)
+    agree_op(op, weak, np.zeros((20, 5), np.float32), np.zeros(20, np.float32), zeros, zeros, tolerance=5e-7)
 
 
 @pytest.mark.parametrize("kind", sorted(CELL_LAYERS))

@@ -301,6 +301,20 @@ def test_a_named_loss_is_torchs_loss(loss, torchs, targets):
     assert loss_sum / count == pytest.approx(wanted, rel=2e-6)
 
 
+def test_whole_and_partial_batches_and_both_functions_may_follow_one_another_in_any_order():
+    """What a mask in memory is for is remembered: here it is another one in almost every call."""
+    torch.manual_seed(0)
+    model, x, y = nn.Linear(4, 3), torch.randn(5, 4), torch.arange(5) % 3
+    trainer = compile_training(model, "cross_entropy", example_batch=(x, y)).load()
+    for items in (5, 5, 2, 5, 1, 1, 5):
+        part = x[:items].numpy(), y[:items].numpy()
+        wanted = F.cross_entropy(model(x[:items]), y[:items]).item()
+        assert trainer.step(*part, 0.0) == pytest.approx(wanted, rel=2e-6)
+        for _ in range(2 if items == 1 else 1):
+            loss_sum, _, count = trainer.evaluate(*part)
+            assert (loss_sum / count, count) == (pytest.approx(wanted, rel=2e-6), items)
+
+
 def test_a_loss_may_be_any_function_of_outputs_and_targets():
     model, x, y = nn.Linear(4, 2), torch.randn(3, 4), torch.randn(3, 2)
     trainer = compile_training(model, lambda a, b: (a - b).abs().sum(1), example_batch=(x, y)).load()

@@ -70,6 +70,17 @@ def test_a_longer_depth_is_read_askew(rows, depth, columns):
     assert np.array_equal(run(build_module({"run": after}), inputs, parameters)[0], wanted)
 
 
+@pytest.mark.parametrize("depth", [40, 67, 280, 1100])
+def test_an_item_gets_the_same_bits_in_every_batch(depth):
+    """A single row has a tile and turns of its own; its sums are added up in the order of the others'."""
+    rng = np.random.default_rng(depth)
+    x, w = (rng.standard_normal((size, depth)).astype(np.float32) for size in (5, 48))
+    panels = Skewed().evaluate(w)
+    together = agree_op(MatMul(skewed=48), x, panels, tolerance=2e-6)
+    for row, wanted in zip(x, together, strict=True):
+        assert np.array_equal(agree_op(MatMul(skewed=48), row[None], panels, tolerance=2e-6)[0], wanted)
+
+
 def test_a_skewed_column_goes_round_from_its_own_place():
     w = np.arange(20 * 5, dtype=np.float32).reshape(20, 5)
     panels = agree_op(Skewed(), w, tolerance=0)
