@@ -4,7 +4,7 @@ Only deterministic SIMD (no relaxed operations): the same bits on every processo
 missing lanes with zero and never reads past its array.
 """
 
-from cloud.compiler.wat import get
+from cloud.compiler.wat import Function, get
 
 LANES = 4
 VECTOR_BYTES = 16
@@ -38,6 +38,24 @@ def store(pointer: str, offset: int, vector: str, lanes: int = LANES) -> list[st
             return [f"(v128.store64_lane {at} 0 {base} {value})", last]
         case _:
             return [f"(v128.store {at} {base} {value})"]
+
+
+def spread(f: Function, local: str, pointer: str, offset: int, *, first: bool) -> None:
+    """``local`` := the number at ``pointer`` + ``offset`` bytes, four times, spread by the load itself.
+
+    Shuffles take turns from the units that multiply and add; a load does not. Cranelift makes one instruction
+    of ``f32x4.splat`` and ``f32.load`` only where a single operation reads the vector and no other load
+    stands between. So a block surrounds the two, which is never left early (by the flag in local never):
+    what is read behind it is the merge of the vector before and the new one, and that merge is the single
+    reader. ``first``: without the block, for such a load leaves the address at hand for those that follow.
+    """
+    lanes = f"(f32x4.splat (f32.load offset={offset} {get(pointer)}))"
+    if first:
+        f.set(local, lanes, "v128")
+        return
+    with f.block() as apart:
+        f.emit(f"(br_if ${apart} {get('never')})")
+        f.set(local, lanes, "v128")
 
 
 def add(x: str, y: str) -> str:
