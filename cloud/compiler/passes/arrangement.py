@@ -33,6 +33,12 @@ class Arrangement:
         """Whether it is the source itself."""
         return self.axes == tuple(range(len(self.source.shape)))
 
+    @property
+    def is_in_order(self) -> bool:
+        """Whether the source's axes follow one another as they lie in memory."""
+        real = [axis for axis in self.axes if axis is not None]
+        return real == sorted(real)
+
     def permuted(self, axes: tuple[int, ...]) -> "Arrangement":
         """This, with its axes in another order."""
         return Arrangement(self.source, tuple(self.axes[axis] for axis in axes))

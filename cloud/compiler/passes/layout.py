@@ -48,6 +48,7 @@ class _Layout:
     def __init__(self, graph: Graph) -> None:
         self.build = _Names()
         self.derived = derived(graph)
+        self.outputs = {one.name for one in graph.outputs}
         self.parameters = {one.name for one in graph.fixed()}
         self.known: dict[str, Arrangement] = {}
         self.flat: dict[str, Arrangement] = {}
@@ -60,7 +61,8 @@ class _Layout:
         if made is None:
             self.build.nodes.append(node)
             return
-        self.known[node.result.name] = made
+        if not (node.result.name in self.outputs and made.is_in_order):  # it is made in any case: read that
+            self.known[node.result.name] = made
         self._define(node, made)
 
     def arrangement(self, value: Value) -> Arrangement:

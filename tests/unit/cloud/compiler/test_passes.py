@@ -43,7 +43,15 @@ def per_run(graph: Graph) -> int:
     return sum(node.result.name not in once for node in graph.nodes)
 
 
+def seen_twice() -> Graph:
+    """A reshaped input, which is an output, and a function of it."""
+    build = Builder(1, 1)
+    reshaped = build.apply(Reshape((1, 1, 1)), build.input)
+    return build.graph(reshaped, build.apply(Pointwise(RELU), reshaped))
+
+
 @given(graph=random_graphs())
+@example(graph=seen_twice())
 @example(graph=mlp(1, 8))  # its weights are laid out anew, by a node of prepare's
 @settings(max_examples=25, deadline=None)
 def test_optimising_twice_makes_no_run_longer(graph):
