@@ -98,7 +98,7 @@ def _steps(f: Function, product: Product, at: Places, tile: tuple[int, int], cou
             f.set(f"w{column}", _columns(product, at["w"], k, column, min(LANES, width - column)), "v128")
         for row in range(height):
             offset = (row * product["x"].row + k * product["x"].depth) * F32_BYTES
-            spread(f, f"x{row}", at["x"], offset, first=row == k == 0)
+            spread(f, f"x{row}", at["x"], offset, first=k == 0)
         for row in range(height):
             for column in range(0, width, LANES):
                 term = multiply(get(f"x{row}"), get(f"w{column}"))

@@ -71,8 +71,7 @@ class PanelTile:
             for pixel in range(self.pixels):
                 pointer = self.pointers[pixel] if self.pointers else "x_at"
                 at = pixel * self.pixel_bytes + x_offset + index * ITEM_BYTES
-                first = index == 0 and (pixel == 0 or bool(self.pointers))
-                spread(self.f, f"x{pixel}", pointer, at, first=first)
+                spread(self.f, f"x{pixel}", pointer, at, first=index == 0)
             for pixel in range(self.pixels):
                 for line in _products(pixel, self.vectors):
                     self.f.emit(line)

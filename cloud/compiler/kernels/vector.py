@@ -47,7 +47,8 @@ def spread(f: Function, local: str, pointer: str, offset: int, *, first: bool) -
     of ``f32x4.splat`` and ``f32.load`` only where a single operation reads the vector and no other load
     stands between. So a block surrounds the two, which is never left early (by the flag in local never):
     what is read behind it is the merge of the vector before and the new one, and that merge is the single
-    reader. ``first``: without the block, for such a load leaves the address at hand for those that follow.
+    reader. ``first``: of a turn, without the block: nothing is kept from the turn before, and the address is
+    at hand for the loads that follow.
     """
     lanes = f"(f32x4.splat (f32.load offset={offset} {get(pointer)}))"
     if first:
