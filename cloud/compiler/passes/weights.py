@@ -1,14 +1,14 @@
 """Weights are laid out anew, once, by ``prepare``, for the tile that is fastest for their product.
 
-    matmul(x, w [N, K])     becomes     w ─> permute ─> matmul(rows=False)     K up to 12; 24 for N below 32
+    matmul(x, w [N, K])     becomes     w ─> permute ─> matmul(rows=False)     K up to 7; 24 for N below 32
                                         w ─> skewed ─> matmul(skewed=N)        K up to 2048 and N from 32 on
     recurrent(x, w, ...)                w ─> skewed ─> recurrent(skewed)       likewise
 
 Along a short depth the tile of :mod:`cloud.compiler.kernels.dot` spends its time on adding up lanes; with
-columns side by side there is nothing to add up. Measured at 32 x 64: 1.9 times faster for K = 4, 1.3 for 16,
-1.15 for 24, and from 32 on the same. :mod:`cloud.compiler.kernels.skewed` is 1.09 times faster than that at
-16, 1.12 at 24, and 1.07 times faster than the dot tile at 64; for a single row they are the same. A panel of
-it must fit the cache, and a tile be full.
+columns side by side there is nothing to add up: at 32 x 128 that is 1.3 times faster for K = 8, 1.13 for 24,
+and from 48 on the same. :mod:`cloud.compiler.kernels.skewed` is 1.04 to 1.08 times faster than that at any K
+from 8 on. A single row gains nothing (a recurrent layer's loses 3 %, for h has just been written where an
+unaligned load wants it, and of many rows it gains 5 %). A panel must fit the cache, and a tile be full.
 
 Only sizes of w decide, not how many rows of x there are: an item gets the same bits in every batch.
 """
@@ -24,7 +24,7 @@ from cloud.compiler.plan import derived
 
 DEPTH_MAX = 24
 COLUMNS_MIN = 8
-SKEWED_DEPTH_MIN = 13
+SKEWED_DEPTH_MIN = 8
 SKEWED_DEPTH_MAX = 2048  # a panel of 128 KB
 SKEWED_COLUMNS_MIN = 32
 
