@@ -185,27 +185,40 @@ def share(hold: Holder, x: str) -> str:
     return mul(rest, scale)
 
 
+def shares(f: Function, names: Sequence[str]) -> None:
+    """Each local named: x -> what :func:`share` gives. Several chains side by side; local never is 0."""
+    _side_by_side(
+        f, {one: (f"(f32x4.pmax {mul(get(one), splat(LOG2_E))} {splat(-127)})", False) for one in names}
+    )
+
+
 def gate_powers(f: Function, gates: Mapping[str, Fn]) -> None:
     """Each local named: x -> e^-x for a sigmoid, e^-2x - 1 for tanh. Errors, in what the functions make of
-    it, are 2e-7 of one; in tanh near 0 they are those of :func:`tanh`.
-
-    In stages of several chains side by side. Local never is 0.
+    it, are 2e-7 of one; in tanh near 0 they are those of :func:`tanh`. Side by side, as in :func:`shares`.
     """
+    arguments = {}
+    for name, fn in gates.items():
+        factor = splat(-2 * LOG2_E if fn is Fn.TANH else -LOG2_E)
+        exponent = _between(mul(get(name), factor), -GATE_EXPONENT, GATE_EXPONENT)
+        arguments[name] = exponent, fn is Fn.TANH
+    _side_by_side(f, arguments)
+
+
+def _side_by_side(f: Function, arguments: Mapping[str, tuple[str, bool]]) -> None:
+    """Locals := 2^x of their arguments, or 2^x - 1, in stages that the branch that is never taken parts."""
     hold, bias = Holder(f), splat(ROUNDER + 127)
     with f.block() as done:
-        for name, fn in gates.items():
-            factor = splat(-2 * LOG2_E if fn is Fn.TANH else -LOG2_E)
-            f.set(name, _between(mul(get(name), factor), -GATE_EXPONENT, GATE_EXPONENT), "v128")
+        for name, (exponent, _) in arguments.items():
+            f.set(name, exponent, "v128")
             f.set(f"{name}_n", add(get(name), bias), "v128")
             f.set(name, sub(get(name), sub(get(f"{name}_n"), bias)), "v128")
         f.emit(f"(br_if ${done} {get('never')})")
-        for name, fn in gates.items():
-            power = _less_one if fn is Fn.TANH else _fraction
-            f.set(name, power(hold, get(name)), "v128")
+        for name, (_, less_one) in arguments.items():
+            f.set(name, (_less_one if less_one else _fraction)(hold, get(name)), "v128")
         f.emit(f"(br_if ${done} {get('never')})")
-        for name, fn in gates.items():
+        for name, (_, less_one) in arguments.items():
             scale = _scale(get(f"{name}_n"))
-            if fn is Fn.TANH:
+            if less_one:
                 scale = hold(scale)
                 f.set(name, add(mul(get(name), scale), sub(scale, splat(1))), "v128")
             else:

@@ -6,7 +6,8 @@
     along another axis                  the same three, a column in each lane
 
 Why two loops: a processor looks some 200 operations ahead, and a row's chain from its first maximum to its
-last product is longer. Two short chains overlap with those of the next rows (1.2 times faster on Zen 5).
+last product is longer. Two short chains overlap with those of the next rows (1.2 times faster on Zen 5). The
+exponentials of a row are written side by side (another 1.2 times).
 
 The exponential is of numbers up to 0 only, and counts beside one of 0 (see ``maths.share``).
 ``pmax`` lets a NaN pass by unseen, which saves five instructions of six: it comes back with the exponentials,
@@ -33,10 +34,11 @@ from cloud.compiler.kernels.axes import (
 from cloud.compiler.kernels.expression import helpers, vector
 from cloud.compiler.kernels.vector import VECTOR_BYTES, ZERO, add, load, multiply
 from cloud.compiler.ops.reduce import Softmax
-from cloud.compiler.wat import Function, Kernel, get
+from cloud.compiler.wat import Function, Kernel, const, get
 
 SHORT = 64  # numbers: 16 vectors, as many as there are registers
 WIDTH = 4
+TOGETHER = 8  # vectors of a short row whose exponentials are written side by side
 PARTS = ("sum_even", "sum_odd")  # of a short row: half the chain of additions
 LOWEST = splat("-inf")
 LOG = call(Fn.LOG, Arg(0))
@@ -64,6 +66,7 @@ def softmax(node: Node) -> Kernel:
 
 def _short(f: Function, around: Extent, log: bool) -> None:
     """Rows in registers, some at a time."""
+    f.set("never", f"(i32.load {const(0)})")
     whole, rest = divmod(around.outer, ROWS)
     if whole:
         with f.loop(whole):
@@ -99,13 +102,18 @@ def _share(f: Function, length: int, log: bool) -> None:
     widths = lanes_of(length)
     for one in PARTS:
         f.set(one, ZERO, "v128")
-    for index, lanes in enumerate(widths):
-        f.set(f"x{index}", keep(lanes, load("y", index * VECTOR_BYTES), LOWEST), "v128")
-        f.set("exp", _exponential(f, get(f"x{index}")), "v128")
-        if not log:
-            f.set(f"x{index}", get("exp"), "v128")
-        part = PARTS[index % len(PARTS)]
-        f.set(part, add(get(part), get("exp")), "v128")
+    for start in range(0, len(widths), TOGETHER):
+        several = range(start, min(start + TOGETHER, len(widths)))
+        for index in several:
+            f.set(f"x{index}", keep(widths[index], load("y", index * VECTOR_BYTES), LOWEST), "v128")
+        exponentials = [f"exp{index}" if log else f"x{index}" for index in several]
+        if log:
+            for index, one in zip(several, exponentials, strict=True):
+                f.set(one, get(f"x{index}"), "v128")
+        maths.shares(f, exponentials)
+        for index, one in zip(several, exponentials, strict=True):
+            part = PARTS[index % len(PARTS)]
+            f.set(part, add(get(part), get(one)), "v128")
     f.set("sum", by_pairs([get(one) for one in PARTS], add), "v128")
     join(f, "sum", add)
     _prepare(f, "sum", log)
