@@ -70,6 +70,8 @@ class Cloud:
         self._queue: deque[Work] = deque()
         self._busy = False
         self._doomed: Callable[[], bool] | None = None
+        self._owed = False  # a doom has not struck yet
+        self._next_s: float | None = None  # within which the next process shall die, too
 
     def boot(self) -> None:
         """Start a process, with a clock of its own and the next term."""
@@ -91,6 +93,9 @@ class Cloud:
         for node in place.nodes:
             self._member.feed(NodeChanged(NodeFact(node, 1, NodeStatus.IDLE)))
         self._tick(self.term)
+        if self._next_s is not None:
+            within_s, self._next_s = self._next_s, None
+            self.doom(within_s)
 
     def create(self, spec: JobSpec) -> None:
         """Ask for a job, as an application does."""
@@ -102,16 +107,20 @@ class Cloud:
         if self._member.gone or (term is not None and term != self.term):
             return
         self.kills += 1
+        self._owed = False
         self._member.kill()
         self.executor.close()
         self.clock.after(self.random.uniform(*DOWN_S), self.boot)
 
     def doom(self, within_s: float) -> None:
         """Kill this process once, somewhere in the next ``within_s`` seconds or in one of its next pieces of
-        work; at once where the last doom has not struck yet."""
-        if self._doomed is not None:
+        work. Where the last doom has not struck yet it does so now, and this one is the next process's."""
+        if self._owed:
+            self._next_s = within_s
             self.clock.after(0.0, self.kill, self.term)
-        elif self.random.random() < 0.5:
+            return
+        self._owed = True
+        if self.random.random() < 0.5:
             self.clock.after(self.random.uniform(0, within_s), self.kill, self.term)
         else:
             left = iter(range(self.random.randrange(12), -1, -1))
