@@ -64,17 +64,17 @@ def operator(local: LocalFleet):
     return read_config(local.workspace.config("operator"))
 
 
-async def until(what: str, holds: Callable[[], Awaitable[bool]]) -> float:
+async def until(what: str, holds: Callable[[], Awaitable[bool]], patience_s: float = PATIENCE_S) -> float:
     """Wait until something holds; how long it took. A question that is refused meanwhile is asked again."""
     began = time.monotonic()
-    while time.monotonic() - began < PATIENCE_S:
+    while time.monotonic() - began < patience_s:
         try:
             if await holds():
                 return time.monotonic() - began
         except (RequestFailed, Unavailable):
             pass
         await asyncio.sleep(0.1)
-    raise AssertionError(f"not within {PATIENCE_S:g} s: {what}")
+    raise AssertionError(f"not within {patience_s:g} s: {what}")
 
 
 async def serving(fleet: Fleet, *nodes: str) -> bool:

@@ -18,7 +18,7 @@ from edge.agent.local import LocalData, ask_locally
 from shared.errors import Refused, RequestFailed, TimedOut, Unavailable
 from shared.messages import Reply, ReplyStatus
 from shared.sync import ConsistencyLevel, Required, SyncStrategy
-from tests.e2e.fleets import EXAMPLE, FAST, on_mosquitto, operated, serving, until
+from tests.e2e.fleets import EXAMPLE, FAST, PATIENCE_S, on_mosquitto, operated, serving, until
 
 pytestmark = pytest.mark.timeout(150)
 
@@ -171,7 +171,8 @@ def test_no_acknowledged_strong_write_is_lost_whoever_is_killed(tmp_path, kills)
             for number in range(kills):
                 victim = (local.cloud, local.devices["b"], local.broker)[number % 3]
                 await asyncio.gather(writes(fleet, register), killed(local, victim, chance))
-            await until("everybody serves", lambda: serving(fleet, *NODES))
+            # After many short connections in a row a client waits for up to a minute before the next one.
+            await until("everybody serves", lambda: serving(fleet, *NODES), 2 * PATIENCE_S)
             await until("it is written again", lambda: written(fleet, register))
             await until("all have it", lambda: everywhere(tmp_path, "register", register.acknowledged))
             for value, operation in list(register.open.items())[-1:]:  # nobody knew: now we shall, twice
