@@ -26,7 +26,6 @@ from cloud.compiler.kernels.vector import LANES, VECTOR_BYTES, load, store
 from cloud.compiler.wat import Function, get
 
 ITEM_BYTES = 4
-STATES = ("h", "c")
 
 
 @dataclass(frozen=True, slots=True)

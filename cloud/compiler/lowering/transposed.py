@@ -13,10 +13,8 @@ they are one convolution with s * s times as many outputs, which are then interl
 from cloud.compiler.ir import Value
 from cloud.compiler.lowering.call import Builder
 from cloud.compiler.lowering.convolution import Convolution, biased, convolve, padded, panels
-from cloud.compiler.ops.image import Border, Conv, Phases
+from cloud.compiler.ops.image import LANES, Border, Conv, Phases
 from cloud.compiler.ops.movement import Expand, Flip, Pad, Slice
-
-LANES = 4
 
 
 def transposed(c: Convolution) -> Value:

@@ -16,6 +16,7 @@ import numpy as np
 from cloud.compiler.expr import Expr, dtype_of, evaluate
 from cloud.compiler.ir import Array, Shape
 
+LANES = 4  # numbers of a vector
 PANEL = 8  # outputs whose weights lie side by side
 
 

@@ -17,10 +17,9 @@ from math import prod
 
 import numpy as np
 
-from cloud.compiler.ops.image import PANEL
+from cloud.compiler.ops.image import LANES, PANEL
 from cloud.compiler.ops.winograd import ALONE, Matrix, Scheme, output_matrix, pieces, planes
 
-LANES = 4
 ITEM_BYTES = 4
 CACHE_BYTES = 1 << 20
 STREAM = 0.3  # for a byte of weights from beyond the second-level cache
